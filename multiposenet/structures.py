@@ -1,0 +1,306 @@
+"""The types that the parts of the package exchange: frozen dataclasses that check their own shapes.
+
+``data``, ``models`` and ``decode`` do not know each other; they meet here. Letters in shapes: N pictures, P people,
+K keypoints, A anchors, M peaks of one keypoint, H x W picture, h x w map.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multiposenet.skeletons import Skeleton
+
+
+def _check(owner: object, **expected: tuple[int | str | None, ...]) -> None:
+    """Checks array shapes against patterns: a number must match, equal letters must agree, None is free."""
+    letters: dict[str, tuple[int, str]] = {}
+    for name, pattern in expected.items():
+        shape = tuple(getattr(owner, name).shape)
+        if len(shape) != len(pattern):
+            raise ValueError(f"{type(owner).__name__}.{name}: expected {len(pattern)} axes {pattern}, got shape {shape}")
+        for axis, (want, got) in enumerate(zip(pattern, shape, strict=True)):
+            if isinstance(want, str):
+                want, source = letters.setdefault(want, (got, name))
+            else:
+                source = name
+            if want is not None and want != got:
+                raise ValueError(
+                    f"{type(owner).__name__}.{name}: axis {axis} of shape {shape} must be {want} (from {source}), got {got}"
+                )
+
+
+class _TensorFields:
+    """Device movement for dataclasses whose fields are tensors (or None, or plain values)."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        """The same structure with every tensor on ``device``."""
+        changes = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), (Tensor, _TensorFields))
+        }
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class PersonLabels:
+    """What annotators said about the people of one picture (NumPy; picture pixels).
+
+    Args:
+        keypoints: [P, K, 2] float32; meaningless where visibility is 0.
+        visibility: [P, K] uint8; 0 not labelled, 1 labelled but hidden, 2 visible (COCO).
+        boxes: [P, 4] float32, xyxy.
+        areas: [P] float32, segment area in pixels.
+        crowd: [P] bool; the entry stands for a group of people (COCO's ``iscrowd``).
+    """
+
+    keypoints: np.ndarray
+    visibility: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check(
+            self, keypoints=("P", "K", 2), visibility=("P", "K"), boxes=("P", 4), areas=("P",), crowd=("P",)
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls, num_keypoints: int) -> PersonLabels:
+        """The labels of a picture with nobody in it."""
+        return cls(
+            keypoints=np.zeros((0, num_keypoints, 2), np.float32),
+            visibility=np.zeros((0, num_keypoints), np.uint8),
+            boxes=np.zeros((0, 4), np.float32),
+            areas=np.zeros(0, np.float32),
+            crowd=np.zeros(0, bool),
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated picture as a dataset gives it, before any augmentation (NumPy; picture pixels).
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        image_id: COCO image id.
+        name: file name (or a made-up one) for messages to the user.
+        labels: the people.
+        person_mask: [H, W] bool; pixels that belong to any person, crowds included.
+        ignore_mask: [H, W] bool; people whose keypoints nobody labelled (crowds, people without keypoints):
+            unlabelled, not background. Pixels of people *with* keypoints are never ignored.
+    """
+
+    image: np.ndarray
+    image_id: int
+    name: str
+    labels: PersonLabels
+    person_mask: np.ndarray
+    ignore_mask: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check(self, image=("H", "W", 3), person_mask=("H", "W"), ignore_mask=("H", "W"))
+
+
+@dataclass(frozen=True)
+class PoseTargets(_TensorFields):
+    """Labels of a batch as the losses take them (tensors; pixels of the batch's images).
+
+    Args:
+        keypoints: [N, P, K, 2] float; rows beyond a picture's people are padding.
+        visibility: [N, P, K] uint8; 0 not labelled or outside the image, 1 hidden, 2 visible; 0 in padding.
+        boxes: [N, P, 4] float, xyxy, clipped to the image; zeros in padding.
+        valid: [N, P] bool; True for a single person whose box the detector should find (not padding, not a crowd).
+        person_mask: [N, H / stride, W / stride] float in [0, 1]; share of each cell that is person.
+        ignore_mask: [N, H / stride, W / stride] bool; cells that enter no loss as background.
+        stride: image pixels per mask cell.
+    """
+
+    keypoints: Tensor
+    visibility: Tensor
+    boxes: Tensor
+    valid: Tensor
+    person_mask: Tensor
+    ignore_mask: Tensor
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            keypoints=("N", "P", "K", 2),
+            visibility=("N", "P", "K"),
+            boxes=("N", "P", 4),
+            valid=("N", "P"),
+            person_mask=("N", "h", "w"),
+            ignore_mask=("N", "h", "w"),
+        )
+
+
+@dataclass(frozen=True)
+class Batch(_TensorFields):
+    """What a loader hands to the training loop.
+
+    Args:
+        images: [N, 3, H, W] float in [0, 1], RGB (or whatever input the model of the method takes).
+        targets: labels of the same pictures.
+        names: [N] file names, for messages.
+    """
+
+    images: Tensor
+    targets: object
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        pinned = {
+            f.name: getattr(self.targets, f.name).pin_memory()
+            for f in dataclasses.fields(self.targets)
+            if isinstance(getattr(self.targets, f.name), Tensor)
+        }
+        return Batch(self.images.pin_memory(), dataclasses.replace(self.targets, **pinned), self.names)
+
+
+@dataclass(frozen=True)
+class MultiPoseNetOutputs(_TensorFields):
+    """Raw outputs of the shared network.
+
+    Args:
+        heatmaps: [N, K + 1, h, w]; K keypoint maps with peak height 1 and the person mask, all linear (not clamped).
+        box_logits: [N, A], person logit of every anchor, ordered (level, y, x, anchor).
+        box_deltas: [N, A, 4], box offsets to the anchors.
+        image_size: (H, W) of the images that went in.
+    """
+
+    heatmaps: Tensor
+    box_logits: Tensor
+    box_deltas: Tensor
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check(self, heatmaps=("N", None, None, None), box_logits=("N", "A"), box_deltas=("N", "A", 4))
+
+
+@dataclass(frozen=True)
+class Detections(_TensorFields):
+    """Person boxes of a batch in image pixels, best first, padded to a common number of slots.
+
+    Args:
+        boxes: [N, P, 4] xyxy.
+        scores: [N, P] in [0, 1]; 0 in empty slots.
+        valid: [N, P] bool.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, boxes=("N", "P", 4), scores=("N", "P"), valid=("N", "P"))
+
+
+@dataclass(frozen=True)
+class Peaks(_TensorFields):
+    """Local maxima of keypoint heatmaps before they belong to anyone, strongest first.
+
+    Args:
+        xy: [N, K, M, 2], in heatmap cells (sub-cell) or image pixels, as the function that made them says.
+        scores: [N, K, M] in [0, 1]; 0 in empty slots.
+        valid: [N, K, M] bool.
+    """
+
+    xy: Tensor
+    scores: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, xy=("N", "K", "M", 2), scores=("N", "K", "M"), valid=("N", "K", "M"))
+
+
+@dataclass(frozen=True)
+class Poses(_TensorFields):
+    """The people found in one picture, best first, in that picture's pixels.
+
+    Args:
+        keypoints: [P, K, 2] float, (x, y) pixel indices.
+        keypoint_scores: [P, K] in [0, 1].
+        boxes: [P, 4] float, xyxy.
+        scores: [P] in [0, 1], descending.
+        skeleton: whose K keypoints these are.
+        image_size: (height, width) of the picture, or None when unknown.
+    """
+
+    keypoints: Tensor
+    keypoint_scores: Tensor
+    boxes: Tensor
+    scores: Tensor
+    skeleton: Skeleton
+    image_size: tuple[int, int] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        _check(
+            self, keypoints=("P", "K", 2), keypoint_scores=("P", "K"), boxes=("P", 4), scores=("P",)
+        )
+        if self.keypoints.shape[1] != self.skeleton.num_keypoints:
+            raise ValueError(
+                f"Poses.keypoints has {self.keypoints.shape[1]} keypoints, "
+                f"skeleton {self.skeleton.name!r} has {self.skeleton.num_keypoints}"
+            )
+        if len(self.scores) > 1 and not bool((self.scores[:-1] >= self.scores[1:]).all()):
+            raise ValueError("Poses.scores must be descending; sort people by score first")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Poses:
+        """A subset of the people; an integer keeps the person axis (one person)."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"person {index} of {len(self)}")
+            index = slice(index, index + 1 or None)
+        return dataclasses.replace(
+            self,
+            keypoints=self.keypoints[index],
+            keypoint_scores=self.keypoint_scores[index],
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+        )
+
+    def __iter__(self) -> Iterator[Poses]:
+        return (self[index] for index in range(len(self)))
+
+    @classmethod
+    def empty(cls, skeleton: Skeleton, image_size: tuple[int, int] | None = None) -> Poses:
+        """Nobody in the picture."""
+        k = skeleton.num_keypoints
+        return cls(torch.zeros(0, k, 2), torch.zeros(0, k), torch.zeros(0, 4), torch.zeros(0), skeleton, image_size)
+
+    def to_dict(self) -> dict:
+        """Plain numbers, ready for JSON: a list of people with box (xyxy), score and named keypoints [x, y, score]."""
+        people = []
+        for xy, keypoint_scores, box, score in zip(
+            self.keypoints.tolist(), self.keypoint_scores.tolist(), self.boxes.tolist(), self.scores.tolist(), strict=True
+        ):
+            named = {
+                name: [x, y, s] for name, (x, y), s in zip(self.skeleton.keypoints, xy, keypoint_scores, strict=True)
+            }
+            people.append({"score": score, "box": box, "keypoints": named})
+        return {"image_size": list(self.image_size) if self.image_size else None, "people": people}
+
+    def to_coco_results(self, image_id: int, category_id: int = 1) -> list[dict]:
+        """COCO keypoint results, one dict a person: flat [x, y, keypoint score] x K.
+
+        No ``bbox`` key: with it pycocotools would compute areas from the boxes and change AP-M and AP-L.
+        """
+        rows = torch.cat([self.keypoints, self.keypoint_scores[..., None]], dim=-1).flatten(1).tolist()
+        return [
+            {"image_id": int(image_id), "category_id": int(category_id), "keypoints": row, "score": score}
+            for row, score in zip(rows, self.scores.tolist(), strict=True)
+        ]
