@@ -21,6 +21,8 @@ def _check(owner: object, **expected: tuple[int | str | None, ...]) -> None:
     """Checks array shapes against patterns: a number must match, equal letters must agree, None is free."""
     letters: dict[str, tuple[int, str]] = {}
     for name, pattern in expected.items():
+        if getattr(owner, name) is None:
+            continue
         shape = tuple(getattr(owner, name).shape)
         if len(shape) != len(pattern):
             raise ValueError(f"{type(owner).__name__}.{name}: expected {len(pattern)} axes {pattern}, got shape {shape}")
@@ -31,7 +33,7 @@ def _check(owner: object, **expected: tuple[int | str | None, ...]) -> None:
                 source = name
             if want is not None and want != got:
                 raise ValueError(
-                    f"{type(owner).__name__}.{name}: axis {axis} of shape {shape} must be {want} (from {source}), got {got}"
+                    f"{type(owner).__name__}.{name}: axis {axis} of shape {shape} must be {want} (from {source})"
                 )
 
 
@@ -98,6 +100,8 @@ class Sample:
         person_mask: [H, W] bool; pixels that belong to any person, crowds included.
         ignore_mask: [H, W] bool; people whose keypoints nobody labelled (crowds, people without keypoints):
             unlabelled, not background. Pixels of people *with* keypoints are never ignored.
+        unknown_mask: [H, W] bool; pixels of which nobody knows whether they are person (boxes of people whose shape
+            nobody drew): the person-mask channel learns nothing there. None: the person mask is complete.
     """
 
     image: np.ndarray
@@ -106,9 +110,10 @@ class Sample:
     labels: PersonLabels
     person_mask: np.ndarray
     ignore_mask: np.ndarray
+    unknown_mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _check(self, image=("H", "W", 3), person_mask=("H", "W"), ignore_mask=("H", "W"))
+        _check(self, image=("H", "W", 3), person_mask=("H", "W"), ignore_mask=("H", "W"), unknown_mask=("H", "W"))
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class PoseTargets(_TensorFields):
         person_mask: [N, H / stride, W / stride] float in [0, 1]; share of each cell that is person.
         ignore_mask: [N, H / stride, W / stride] bool; cells that enter no loss as background.
         stride: image pixels per mask cell.
+        unknown_mask: like ignore_mask, for the person-mask channel alone: cells of which nobody knows whether they are
+            person. None: the person mask is complete.
     """
 
     keypoints: Tensor
@@ -132,6 +139,7 @@ class PoseTargets(_TensorFields):
     person_mask: Tensor
     ignore_mask: Tensor
     stride: int = 4
+    unknown_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check(
@@ -142,6 +150,7 @@ class PoseTargets(_TensorFields):
             valid=("N", "P"),
             person_mask=("N", "h", "w"),
             ignore_mask=("N", "h", "w"),
+            unknown_mask=("N", "h", "w"),
         )
 
 
@@ -177,11 +186,13 @@ class MultiPoseNetOutputs(_TensorFields):
         box_logits: [N, A], person logit of every anchor, ordered (level, y, x, anchor).
         box_deltas: [N, A, 4], box offsets to the anchors.
         image_size: (H, W) of the images that went in.
+
+    A field is None when its part of the network was not asked for.
     """
 
-    heatmaps: Tensor
-    box_logits: Tensor
-    box_deltas: Tensor
+    heatmaps: Tensor | None
+    box_logits: Tensor | None
+    box_deltas: Tensor | None
     image_size: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -285,9 +296,8 @@ class Poses(_TensorFields):
     def to_dict(self) -> dict:
         """Plain numbers, ready for JSON: a list of people with box (xyxy), score and named keypoints [x, y, score]."""
         people = []
-        for xy, keypoint_scores, box, score in zip(
-            self.keypoints.tolist(), self.keypoint_scores.tolist(), self.boxes.tolist(), self.scores.tolist(), strict=True
-        ):
+        columns = (self.keypoints, self.keypoint_scores, self.boxes, self.scores)
+        for xy, keypoint_scores, box, score in zip(*(column.tolist() for column in columns), strict=True):
             named = {
                 name: [x, y, s] for name, (x, y), s in zip(self.skeleton.keypoints, xy, keypoint_scores, strict=True)
             }

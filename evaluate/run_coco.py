@@ -1,0 +1,115 @@
+"""Evaluates a checkpoint on COCO keypoints (or any data in that format): the ten numbers, and pictures to look at.
+
+    python evaluate/run_coco.py --data ~/coco --weights checkpoint.pt
+    python evaluate/run_coco.py --data ~/coco --from-json predictions.json
+    python evaluate/run_coco.py        # the weights that ship with the package, on the synthetic validation set
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy
+import torch
+import torchvision
+
+from multiposenet.cli import (
+    add_predictor_arguments,
+    load_predictor,
+    package_version,
+    positive_int,
+    predictor_options,
+    stage_times,
+)
+from multiposenet.data.pictures import PictureError
+from multiposenet.data.sources import SYNTHETIC, open_dataset
+from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
+from multiposenet.evaluation.coco import evaluate_coco, print_summary
+from multiposenet.runs import open_run_folder
+from multiposenet.skeletons import get_skeleton
+
+
+def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
+    """Runs the evaluation; 0 when done, 2 when the data, the weights or an argument is bad."""
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.from_json:
+            skeleton = get_skeleton(arguments.skeleton)
+            dataset = open_dataset(arguments.data, arguments.split, skeleton, arguments.limit)
+            metrics = evaluate_coco(dataset.ground_truth(), arguments.from_json, dataset.skeleton, dataset.image_ids)
+            print_summary(metrics, len(dataset))
+            return 0
+        predictor = load_predictor(arguments, load)
+        dataset = open_dataset(arguments.data, arguments.split, predictor.skeleton, arguments.limit)
+        out = open_run_folder(arguments.out, "evaluate")
+    except (OSError, ValueError) as error:
+        print(f"run_coco.py: error: {error}", file=sys.stderr)
+        return 2
+
+    started = time.perf_counter()
+    try:
+        evaluation = evaluate_predictor(
+            predictor,
+            dataset,
+            arguments.batch_size,
+            ground_truth=None if arguments.data == SYNTHETIC else dataset.ground_truth(),
+            workers=arguments.workers,
+            keep=arguments.worst,
+            progress=True,
+        )
+    except (FileNotFoundError, PictureError) as error:
+        print(f"run_coco.py: error: {error}", file=sys.stderr)
+        return 2
+    seconds = time.perf_counter() - started
+    facts = {
+        "data": dataset.identity(),
+        "pictures": len(dataset),
+        "model": predictor.name,
+        "weights": None if predictor.weights is None else str(predictor.weights),
+        "options": {**predictor_options(arguments), "device": str(getattr(predictor, "device", arguments.device))},
+        "versions": {
+            "multiposenet": package_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": numpy.__version__,
+            "pycocotools": importlib.metadata.version("pycocotools"),
+        },
+        "pictures_per_second": len(dataset) / seconds,
+        "predicted_pictures_per_second": len(dataset) / evaluation.timings["predict"],
+    }
+    pictures = save_evaluation(evaluation, out, facts)
+    print_summary(evaluation.metrics, len(dataset))
+    print(f"time: {stage_times(evaluation.timings)}; {facts['pictures_per_second']:.1f} pictures/s over all")
+    print(f"results: {out}/metrics.json, {out}/predictions.json")
+    if pictures:
+        print(f"truth beside prediction: {out}/worst_*.jpg, {out}/best_*.jpg")
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; wrong flags end the program with a message."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--data", default=SYNTHETIC, metavar="DIR", help="folder in COCO's layout (%(default)s)")
+    parser.add_argument("--split", default="val2017", metavar="NAME", help="split of --data (%(default)s)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N pictures only")
+    parser.add_argument("--from-json", metavar="FILE", help="only score this predictions.json")
+    parser.add_argument("--skeleton", default="coco_person", metavar="NAME", help="for --from-json (%(default)s)")
+    parser.add_argument("--out", metavar="DIR", help="by default runs/evaluate, then runs/evaluate2, ...")
+    parser.add_argument("--worst", type=int, default=4, metavar="N", help="worst and best pictures drawn (4)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read pictures (0)")
+    add_predictor_arguments(parser)
+    arguments = parser.parse_args(argv)
+    for name in ("worst", "workers"):
+        if getattr(arguments, name) < 0:
+            parser.error(f"--{name} must be 0 or more, got {getattr(arguments, name)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

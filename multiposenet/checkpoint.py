@@ -1,0 +1,155 @@
+"""Reading and writing weights. Ours are safetensors with JSON metadata; pickles load only as plain tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = "multiposenet/1"
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torch.dtype | None = None) -> None:
+    """Writes a model's tensors and JSON metadata to one safetensors file, atomically.
+
+    Args:
+        model: its whole state dict is written.
+        path: the file; its folder must exist.
+        metadata: JSON-able facts: model name and options, data, seed, figures, licence.
+        dtype: floating-point type to store in, e.g. ``torch.float16`` for half the size; None keeps each tensor's own.
+    """
+    tensors = {}
+    for key, value in model.state_dict().items():
+        value = value.detach().cpu()
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        tensors[key] = value.contiguous().clone()
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)})
+    os.replace(partial, path)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and metadata of a weights file, told apart by content: safetensors, or a PyTorch state dict.
+
+    Half-precision tensors come back in float32. Metadata is empty for files that are not ours.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file, damaged, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}; give the path of a .safetensors or .pth file")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file starts with its header's length (8 bytes) and a brace; a PyTorch file is a zip or a pickle.
+    if start[8:9] == b"{":
+        tensors, metadata = _load_safetensors(path)
+    else:
+        tensors, metadata = _load_state_dict(path), {}
+    halves = (torch.float16, torch.bfloat16)
+    return {key: value.float() if value.dtype in halves else value for key, value in tensors.items()}, metadata
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from None
+    return tensors, json.loads(metadata.get("multiposenet", "{}"))
+
+
+def _load_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: holds more than tensors (pickled code or objects), which is never run here. Save its state dict "
+            f"alone: torch.save(model.state_dict(), ...). ({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a weights file, or damaged ({error})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected a dict of tensors, optionally under 'state_dict' or 'model'")
+    return dict(content)
+
+
+def match_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Checks that tensors fit a model exactly, without loading them.
+
+    Raises:
+        ValueError: names missing and unexpected keys and wrong shapes (the first five of each).
+    """
+    own = model.state_dict()
+    # Batch counters are bookkeeping that files of other projects often lack.
+    missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in tensors if key not in own]
+    shapes = [
+        f"{key}: file {list(tensors[key].shape)}, model {list(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{what} ({len(keys)}): {'; '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}"
+        for what, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", shapes))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"{source} does not fit this model. " + ". ".join(problems))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> dict:
+    """Loads a weights file into a model, all or nothing; returns the file's metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_tensors` and :func:`match_tensors`.
+    """
+    tensors, metadata = load_tensors(path)
+    match_tensors(model, tensors, source=str(path))
+    model.load_state_dict(tensors, strict=False)
+    return metadata
+
+
+def save_training_state(state: dict, path: str | Path) -> None:
+    """Writes optimiser, schedule and random states beside the weights, atomically (a PyTorch file of plain tensors)."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_training_state(path: str | Path) -> dict:
+    """Reads :func:`save_training_state`'s file with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: no such file, with the advice what ``--resume`` expects.
+        ValueError: not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no training state {path}; --resume takes the folder of an earlier run")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a training state, or damaged ({error})") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,243 @@
+"""The console command: ``multiposenet predict`` from pictures to poses, ``multiposenet models``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from multiposenet.inputs import InputPicture, find_pictures, sample_pictures
+from multiposenet.result_files import ResultFiles
+from multiposenet.runs import open_run_folder
+from multiposenet.visualize import draw_poses
+
+
+def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
+    """Runs the command and returns its exit status.
+
+    Args:
+        argv: arguments without the program's name; the process's own by default.
+        load: makes the predictor, :func:`multiposenet.load` by default.
+
+    Returns:
+        0 when all went well, 1 when some pictures could not be processed, 2 when the input or an argument is bad.
+    """
+    arguments = _parser().parse_args(argv)
+    return arguments.run(arguments, load)
+
+
+def package_version() -> str:
+    """Version of the installed package."""
+    try:
+        return importlib.metadata.version("multiposenet")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose and set up a predictor, the same in every command."""
+    parser.add_argument("--model", metavar="NAME", help="architecture; by default what the weights say")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint; by default the one that ships with the package")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default the GPU when there is one")
+    parser.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="pictures at once (8)")
+    parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="longer side that the network sees")
+    parser.add_argument("--flip", action="store_true", help="also look at the mirrored picture and average")
+    parser.add_argument("--scales", type=_scales, metavar="0.5,1,2", help="look at several sizes and average")
+    parser.add_argument("--box-threshold", type=_share, metavar="SCORE", help="people below this score are dropped")
+    parser.add_argument("--max-people", type=positive_int, metavar="N", help="most people in one picture")
+
+
+def load_predictor(arguments: argparse.Namespace, load: Callable | None = None):
+    """The predictor that the flags of :func:`add_predictor_arguments` ask for."""
+    if load is None:
+        from multiposenet import load
+    predictor = load(arguments.weights, device=arguments.device, model=arguments.model, **predictor_options(arguments))
+    if predictor.weights is None:
+        print(f"warning: {predictor.name} has random weights, its poses mean nothing; give --weights", file=sys.stderr)
+    return predictor
+
+
+def predictor_options(arguments: argparse.Namespace) -> dict:
+    """The options given on the command line; those left out keep the predictor's own defaults."""
+    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people")
+    return {name: value for name in names if (value := getattr(arguments, name)) not in (None, False)}
+
+
+def stage_times(timings: dict[str, float]) -> str:
+    """One line of seconds a stage."""
+    return ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in timings.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="multiposenet", description="Multi-person pose estimation.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"multiposenet {package_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict",
+        allow_abbrev=False,
+        help="find the people in pictures",
+        description="Finds the people in pictures; writes annotated copies, predictions.json (COCO results) and "
+        "poses.json. Without INPUT it runs on sample pictures that ship with the package.",
+    )
+    predict.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="file, folder (with subfolders), quoted pattern or http(s) address"
+    )
+    add_predictor_arguments(predict)
+    predict.add_argument(
+        "--keypoint-threshold", type=_share, default=0.2, metavar="SCORE",
+        help="keypoints below it are not drawn; the JSON files have them all (%(default)s)",
+    )  # fmt: skip
+    predict.add_argument("--no-pictures", action="store_true", help="write the JSON files only")
+    predict.add_argument("--out", metavar="DIR", help="by default runs/predict, then runs/predict2, ...")
+    predict.set_defaults(run=_predict)
+
+    models = commands.add_parser("models", allow_abbrev=False, help="list the model names")
+    models.set_defaults(run=_list_models)
+    return parser
+
+
+def _list_models(arguments: argparse.Namespace, load: Callable | None) -> int:
+    from multiposenet import list_models
+
+    print("\n".join(list_models()))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
+    try:
+        sources = find_pictures(arguments.inputs) if arguments.inputs else sample_pictures()
+        output_names = unique_names([source.name for source in sources])
+        image_ids = number_pictures([source.name for source in sources])
+        if arguments.out and not arguments.no_pictures:
+            _refuse_overwriting(sources, Path(arguments.out), output_names)
+        predictor = load_predictor(arguments, load)
+        out = open_run_folder(arguments.out, "predict")
+    except (OSError, ValueError) as error:
+        print(f"multiposenet predict: error: {error}", file=sys.stderr)
+        return 2
+
+    header = {
+        "multiposenet": package_version(),
+        "model": predictor.name,
+        "weights": None if predictor.weights is None else str(predictor.weights),
+        "options": {**predictor_options(arguments), "device": arguments.device},
+        "skeleton": predictor.skeleton.to_dict(),
+    }
+    done = failed = people = 0
+    with ResultFiles(out, header) as results:
+        for start in range(0, len(sources), arguments.batch_size):
+            batch = range(start, min(start + arguments.batch_size, len(sources)))
+            images = {}
+            for index in batch:
+                try:
+                    images[index] = sources[index].read()
+                except (OSError, ValueError) as error:
+                    failed += 1
+                    print(f"failed: {error}", file=sys.stderr)  # the message names the picture
+                    results.add_failure(
+                        file=sources[index].location, image_id=image_ids[index], error=str(error)
+                    )
+            if not images:
+                continue
+            started = time.perf_counter()
+            found = predictor(list(images.values()))
+            milliseconds = 1000 * (time.perf_counter() - started) / len(images)
+            for (index, image), poses in zip(images.items(), found, strict=True):
+                poses = poses.to("cpu")
+                picture = None
+                if not arguments.no_pictures:
+                    picture = output_names[index]
+                    drawing = draw_poses(image, poses, keypoint_threshold=arguments.keypoint_threshold)
+                    drawing.save(out / picture, quality=92)
+                results.add(
+                    poses, image_ids[index], image.shape[:2], file=sources[index].location, picture=picture
+                )
+                done += 1
+                people += len(poses)
+                number = _count(len(poses), "person", "people")
+                print(f"{sources[index].name}: {number}, {milliseconds:.0f} ms", flush=True)
+    print(f"{_count(people, 'person', 'people')} in {_count(done, 'picture', 'pictures')}", end="")
+    print(f"; {failed} could not be read, see above" if failed else "")
+    if timings := getattr(predictor, "timings", None):
+        print(f"time: {stage_times(timings)}")
+    print(f"results: {out}")
+    if done == 0:
+        return 2
+    return 1 if failed else 0
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """JPEG file names after the given ones, different from each other whatever the case: a.jpg, a-2.jpg, ..."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        stem = candidate = Path(name).stem or "picture"
+        number = 1
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{stem}-{number}"
+        taken.add(candidate.lower())
+        unique.append(f"{candidate}.jpg")
+    return unique
+
+
+def number_pictures(names: Sequence[str]) -> list[int]:
+    """COCO image ids: the file stems when all are different numbers, as COCO's own are, otherwise 1, 2, 3, ..."""
+    stems = [Path(name).stem for name in names]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(names) + 1))
+
+
+def _refuse_overwriting(sources: Sequence[InputPicture], out: Path, output_names: Sequence[str]) -> None:
+    written = {(out / name).resolve() for name in output_names}
+    for source in sources:
+        if Path(source.location).resolve() in written:
+            raise ValueError(f"--out {out} would overwrite the input {source.location}; choose another folder")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return number
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise argparse.ArgumentTypeError(f"expected positive numbers between commas like 0.5,1,2, got {text!r}")
+    return scales
+
+
+if __name__ == "__main__":
+    sys.exit(main())

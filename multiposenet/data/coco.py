@@ -1,0 +1,219 @@
+"""COCO keypoint data, and any data in its format, as a dataset of samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from multiposenet.data.annotations import PackedLabels, read_annotations, read_json
+from multiposenet.data.person_masks import person_masks
+from multiposenet.data.pictures import load_picture
+from multiposenet.skeletons import COCO_PERSON, Skeleton
+from multiposenet.structures import PersonLabels, Sample
+
+
+class CocoKeypoints(Dataset):
+    """Pictures and people of a COCO keypoint file.
+
+    Reads ``root/annotations/person_keypoints_<split>.json`` (or ``.json.gz``) and the pictures in ``root/<split>/`` or
+    ``root/images/<split>/``. Labels can be used without any picture: see :meth:`labels` and :meth:`all_labels`.
+
+    Every annotated person is in the labels, crowds and people without keypoints included. Their pixels make the
+    sample's ``ignore_mask``: they are unlabelled, not background. Where a segmentation is missing, a box stands in for
+    it in ``ignore_mask`` but never in ``person_mask``: it marks ``unknown_mask`` instead.
+
+    Args:
+        root: folder in one of the two layouts.
+        split: the part of the file and folder names that tells the splits apart.
+        skeleton: the keypoints that the file is labelled with.
+        annotations: the annotation file, where it has another name or place.
+        pictures: the folder of the pictures, where it has another name or place.
+        image_ids: only these pictures, in this order; by default all, in the order of their ids.
+        with_keypoints: only pictures with at least one single person (no crowd) who has a labelled keypoint.
+        limit: of the pictures that remain, only the first ones.
+
+    Raises:
+        FileNotFoundError: no annotation file; the message lists the places.
+        ValueError: a record is broken (see :func:`multiposenet.data.annotations.read_annotations`), or ``image_ids``
+            names an unknown picture or one twice.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train2017",
+        skeleton: Skeleton = COCO_PERSON,
+        *,
+        annotations: str | Path | None = None,
+        pictures: str | Path | None = None,
+        image_ids: Sequence[int] | None = None,
+        with_keypoints: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, or None for all pictures, got {limit}")
+        self.root = Path(root).expanduser()
+        self.split = split
+        self.skeleton = skeleton
+        self.limit = limit
+        self.with_keypoints = with_keypoints
+        self.picture_folders = (
+            (self.root / split, self.root / "images" / split) if pictures is None else (Path(pictures).expanduser(),)
+        )
+        content = read_annotations(_find_annotations(self.root, split, annotations), skeleton)
+        selected = np.arange(len(content.image_ids))
+        if image_ids is not None:
+            selected = _positions(content.image_ids, image_ids, content.path)
+        if with_keypoints:
+            labels = content.labels
+            labelled = (labels.visibility > 0).any(axis=1) & ~labels.crowd
+            selected = selected[np.isin(selected, labels.image_index[labelled])]
+        self._content = content.select(selected[:limit])
+
+    @property
+    def image_ids(self) -> list[int]:
+        """COCO ids of the pictures, in the dataset's order."""
+        return self._content.image_ids.tolist()
+
+    def __len__(self) -> int:
+        return len(self._content.image_ids)
+
+    def image_name(self, index: int) -> str:
+        """File name of picture ``index``."""
+        return self._content.file_names[self._position(index)]
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of picture ``index`` as the annotation file states it."""
+        height, width = self._content.labels.image_sizes[self._position(index)].tolist()
+        return height, width
+
+    def labels(self, index: int) -> PersonLabels:
+        """The people of picture ``index``; needs no picture file."""
+        return self._content.labels.of_image(self._position(index))
+
+    def all_labels(self) -> PackedLabels:
+        """The people of all pictures in one set of arrays (not to be written to); needs no picture file."""
+        return self._content.labels
+
+    def __getitem__(self, index: int) -> Sample:
+        """Picture ``index`` with its people.
+
+        Raises:
+            FileNotFoundError: there is no such picture file.
+            PictureError: the file is damaged.
+            ValueError: the picture has another size than the annotation file says, or a segmentation is unreadable.
+        """
+        index = self._position(index)
+        image = self._load(index)
+        labels = self.labels(index)
+        rows = self._content.labels.people_of(index)
+        segmentations = [self._content.segmentation(row) for row in range(rows.start, rows.stop)]
+        try:
+            masks = person_masks(segmentations, labels, self.image_size(index))
+        except ValueError as error:
+            ids = self._content.labels.annotation_ids[rows].tolist()
+            raise ValueError(
+                f"{self._content.path}: image {self.image_ids[index]}, annotations {ids}: person {error}; "
+                "correct the segmentation or leave it out"
+            ) from error
+        return Sample(
+            image=image,
+            image_id=int(self._content.image_ids[index]),
+            name=self._content.file_names[index],
+            labels=labels,
+            person_mask=masks.person,
+            ignore_mask=masks.ignore,
+            unknown_mask=masks.unknown,
+        )
+
+    def ground_truth(self) -> dict:
+        """The annotation file's content for the selected pictures and the person category, records untouched.
+
+        Read from the file at every call, so nobody can change the dataset through it; crowds are kept, since the
+        evaluation needs them.
+
+        Raises:
+            ValueError: the file has changed since the dataset was made.
+        """
+        content, digest = read_json(self._content.path)
+        if digest != self._content.sha256:
+            raise ValueError(f"{self._content.path} has changed since the dataset was made; make the dataset anew")
+        images = {record["id"]: record for record in content["images"]}
+        selected = set(self.image_ids)
+        category_id = self._content.category_id
+        content["images"] = [images[image_id] for image_id in self.image_ids]
+        content["annotations"] = [
+            record
+            for record in content["annotations"]
+            if record["category_id"] == category_id and record["image_id"] in selected
+        ]
+        content["categories"] = [record for record in content["categories"] if record["id"] == category_id]
+        return content
+
+    def identity(self) -> dict:
+        """What exactly was trained or measured on, in plain values: goes into checkpoints and result files."""
+        return {
+            "annotations": self._content.path.name,
+            "sha256": self._content.sha256,
+            "split": self.split,
+            "images": len(self),
+            "people": len(self._content.labels),
+            "limit": self.limit,
+            "with_keypoints": self.with_keypoints,
+            "image_ids_sha256": hashlib.sha256(",".join(map(str, self.image_ids)).encode()).hexdigest(),
+        }
+
+    def _position(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        return int(index) % len(self)
+
+    def _load(self, index: int) -> np.ndarray:
+        paths = [folder / self._content.file_names[index] for folder in self.picture_folders]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"picture {self._content.file_names[index]} (image {self.image_ids[index]}) is not there, looked for "
+                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
+            )
+        expected = self.image_size(index)
+        image = load_picture(path)
+        if image.shape[:2] != expected:
+            # An EXIF rotation that the annotators' tool did not apply: labels refer to the stored pixels.
+            stored = load_picture(path, upright=False)
+            if stored.shape[:2] != expected:
+                raise ValueError(
+                    f"{path}: the picture is {image.shape[0]}x{image.shape[1]} (height x width), "
+                    f"{self._content.path.name} says {expected[0]}x{expected[1]}; the labels belong to another version "
+                    "of this picture: fetch the original or correct the record"
+                )
+            image = stored
+        return image
+
+
+def _find_annotations(root: Path, split: str, annotations: str | Path | None) -> Path:
+    if annotations is not None:
+        return Path(annotations).expanduser()
+    plain = root / "annotations" / f"person_keypoints_{split}.json"
+    zipped = plain.with_name(plain.name + ".gz")
+    for path in (plain, zipped):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"no annotation file, looked for {plain} and {zipped.name} beside it; "
+        "check root and split, or name the file with annotations="
+    )
+
+
+def _positions(known: np.ndarray, wanted: Sequence[int], path: Path) -> np.ndarray:
+    wanted_ids = np.array(wanted, np.int64).reshape(-1)
+    unknown = wanted_ids[~np.isin(wanted_ids, known)]
+    if len(unknown):
+        raise ValueError(f"{path}: no image has the id {unknown[0]} ({len(unknown)} of image_ids are unknown)")
+    if len(np.unique(wanted_ids)) != len(wanted_ids):
+        raise ValueError("image_ids names a picture twice; give every id once")
+    return np.searchsorted(known, wanted_ids)

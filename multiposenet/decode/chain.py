@@ -1,0 +1,115 @@
+"""From the shared network's raw outputs to the people of every picture of a batch (MultiPoseNet, fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from multiposenet.decode.boxes import BoxDecoder
+from multiposenet.decode.grouping import GroupedPeople, PoseResidualGrouping
+from multiposenet.geometry import flip_boxes
+from multiposenet.heatmap import HeatmapCodec, unflip_heatmaps
+from multiposenet.skeletons import Skeleton
+from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks, Poses
+
+
+@dataclass(frozen=True)
+class View:
+    """The network's answer to one version of a batch, for testing with flips and several scales.
+
+    Args:
+        outputs: raw outputs for that version.
+        zoom: size of that version relative to the first view.
+        mirrored: whether it was mirrored left-right.
+    """
+
+    outputs: MultiPoseNetOutputs
+    zoom: float = 1.0
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class ChainDecoder:
+    """Boxes, peaks, grouping: three steps, each a part that can be exchanged.
+
+    Args:
+        codec: finds keypoint peaks in heatmaps.
+        boxes: finds person boxes.
+        grouping: joins both to people.
+        skeleton: names the keypoints and says how they mirror.
+    """
+
+    codec: HeatmapCodec
+    boxes: BoxDecoder
+    grouping: PoseResidualGrouping
+    skeleton: Skeleton
+
+    def __call__(self, outputs: MultiPoseNetOutputs) -> list[Poses]:
+        """People of each picture, best first, in pixels of the network's input."""
+        return self.poses(*self.detect(outputs), outputs.image_size)
+
+    def detect(self, outputs: MultiPoseNetOutputs) -> tuple[Peaks, Detections]:
+        """Peaks and person boxes in pixels of the network's input."""
+        return self._peaks(outputs.heatmaps), self.boxes(outputs.box_logits, outputs.box_deltas, outputs.image_size)
+
+    def merge(self, views: Sequence[View]) -> tuple[Peaks, Detections]:
+        """Peaks and boxes that several views agree on, in pixels of the first view.
+
+        Heatmaps are averaged in the first view's frame; boxes of all views compete in one suppression.
+        """
+        first = views[0].outputs
+        size = first.heatmaps.shape[-2:]
+        maps, proposals = [], []
+        for view in views:
+            heatmaps = view.outputs.heatmaps
+            if view.mirrored:
+                heatmaps = unflip_heatmaps(heatmaps, self.skeleton.flip_indices)
+            maps.append(_resized_maps(heatmaps, size, view.zoom))
+            found = self.boxes.propose(view.outputs.box_logits, view.outputs.box_deltas, view.outputs.image_size)
+            boxes = flip_boxes(found.boxes, view.outputs.image_size[1]) if view.mirrored else found.boxes
+            proposals.append(Detections(boxes / view.zoom, found.scores, found.valid))
+        together = Detections(
+            *(torch.cat([getattr(p, name) for p in proposals], dim=1) for name in ("boxes", "scores", "valid"))
+        )
+        return self._peaks(torch.stack(maps).mean(0)), self.boxes.suppress(together)
+
+    def poses(self, peaks: Peaks, detections: Detections, image_size: tuple[int, int]) -> list[Poses]:
+        """Groups peaks around boxes and sorts each picture's people by score."""
+        people = self.grouping(peaks, detections)
+        return [
+            _sorted_poses(people, detections, picture, self.skeleton, image_size)
+            for picture in range(len(detections.scores))
+        ]
+
+    def _peaks(self, heatmaps: Tensor) -> Peaks:
+        return self.codec.decode(heatmaps[:, : self.skeleton.num_keypoints].float())
+
+
+def _resized_maps(maps: Tensor, size: tuple[int, int], zoom: float) -> Tensor:
+    """Maps of a zoomed view in the frame of the first: sampled where the first view's cells lie (half-cell exact)."""
+    if zoom == 1.0:
+        return maps
+    height, width = maps.shape[-2:]
+    y = (torch.arange(size[0], device=maps.device, dtype=maps.dtype) + 0.5) * zoom * 2 / height - 1
+    x = (torch.arange(size[1], device=maps.device, dtype=maps.dtype) + 0.5) * zoom * 2 / width - 1
+    where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, where, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def _sorted_poses(
+    people: GroupedPeople, detections: Detections, picture: int, skeleton: Skeleton, image_size: tuple[int, int]
+) -> Poses:
+    rows = detections.valid[picture].nonzero()[:, 0]
+    rows = rows[people.scores[picture, rows].argsort(descending=True, stable=True)]
+    return Poses(
+        keypoints=people.keypoints[picture, rows],
+        keypoint_scores=people.keypoint_scores[picture, rows],
+        boxes=detections.boxes[picture, rows],
+        scores=people.scores[picture, rows],
+        skeleton=skeleton,
+        image_size=image_size,
+    )

@@ -1,0 +1,201 @@
+"""The whole chain on an annotated dataset: predictor over pictures, COCO numbers, and the pictures worth looking at."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from multiposenet.evaluation.coco import annotations_from_labels, evaluate_coco, person_category_id
+from multiposenet.evaluation.oks import picture_oks
+from multiposenet.skeletons import Skeleton
+from multiposenet.structures import Poses, Sample
+from multiposenet.visualize import draw_comparison
+
+
+class Predictor(Protocol):
+    """What is evaluated: pictures in, poses in their pixels out."""
+
+    skeleton: Skeleton
+
+    def __call__(self, images: Sequence) -> list[Poses]: ...
+
+
+class AnnotatedPictures(Protocol):
+    """What it is evaluated on: a map-style dataset of :class:`Sample`."""
+
+    skeleton: Skeleton
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class ComparedPicture:
+    """A picture with its labels, what was found in it, and the mean OKS of its people (a missed one counts 0)."""
+
+    sample: Sample
+    poses: Poses
+    score: float
+
+
+@dataclass(frozen=True)
+class ChainEvaluation:
+    """What came of evaluating a predictor.
+
+    Args:
+        metrics: the ten COCO numbers by name.
+        predictions: COCO results, as they were scored.
+        timings: wall seconds: ``data`` (waiting for pictures), ``predict`` (in the predictor), the predictor's own
+            stages as ``predict/...``, ``score`` (pycocotools).
+        picture_scores: by image id, mean OKS of the picture's people; pictures without labelled people are absent.
+        worst: the pictures with the lowest such score, lowest first.
+        best: those with the highest, highest first.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[dict]
+    timings: dict[str, float]
+    picture_scores: dict[int, float] = field(default_factory=dict)
+    worst: tuple[ComparedPicture, ...] = ()
+    best: tuple[ComparedPicture, ...] = ()
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    dataset: AnnotatedPictures,
+    batch_size: int = 8,
+    *,
+    ground_truth: Mapping | None = None,
+    workers: int = 0,
+    keep: int = 0,
+    progress: bool = False,
+    oracle_boxes: bool = False,
+) -> ChainEvaluation:
+    """Runs a predictor over a dataset, each picture read once, and scores it by COCO's rules.
+
+    Memory does not grow with the number of pictures, but for the predictions themselves.
+
+    Args:
+        predictor: its skeleton must have the dataset's keypoints.
+        dataset: annotated pictures; all of them count, also those where nobody is found.
+        batch_size: pictures handed to the predictor at a time.
+        ground_truth: COCO annotations to score against, for the dataset's pictures; by default they are made of the
+            samples' own labels, so that a picture that is drawn is drawn once. Pass a file's own content for numbers
+            that agree with other evaluators' to the last digit: labels are kept in single precision.
+        workers: processes that read pictures ahead; 0 reads in this one.
+        keep: how many of the worst and of the best pictures to return for drawing.
+        progress: shows a bar on a terminal.
+        oracle_boxes: the predictor is given the labels' boxes (crowds excepted) instead of finding its own.
+
+    Raises:
+        ValueError: predictor and dataset have different keypoints, or the dataset is empty.
+    """
+    if predictor.skeleton.keypoints != dataset.skeleton.keypoints:
+        raise ValueError(
+            f"the predictor finds the keypoints of skeleton {predictor.skeleton.name!r}, the dataset is annotated "
+            f"with those of {dataset.skeleton.name!r}; evaluate on a dataset with the predictor's keypoints"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the dataset has no pictures to evaluate")
+    category_id = 1 if ground_truth is None else person_category_id(ground_truth, dataset.skeleton)
+    stages_before = dict(getattr(predictor, "timings", {}))
+    timings = {"data": 0.0, "predict": 0.0}
+    image_ids: list[int] = []
+    annotations: list[dict] = []
+    predictions: list[dict] = []
+    picture_scores: dict[int, float] = {}
+    worst, best = _Extremes(keep, sign=-1), _Extremes(keep, sign=1)
+
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=list, num_workers=workers)
+    bar = tqdm(total=len(dataset), unit=" pictures", disable=None if progress else True)
+    mark = time.perf_counter()
+    for samples in loader:
+        mark = _lap(timings, "data", mark)
+        known = [sample.labels.boxes[~sample.labels.crowd] for sample in samples]
+        options = {"boxes": known} if oracle_boxes else {}
+        found = [poses.to("cpu") for poses in predictor([sample.image for sample in samples], **options)]
+        mark = _lap(timings, "predict", mark)
+        for sample, poses in zip(samples, found, strict=True):
+            image_ids.append(sample.image_id)
+            annotations += annotations_from_labels(
+                sample.labels, sample.image_id, category_id, first_id=len(annotations) + 1
+            )
+            predictions += poses.to_coco_results(sample.image_id, category_id)
+            score = picture_oks(poses, sample.labels)
+            if score is not None:
+                picture_scores[sample.image_id] = score
+                worst.offer(sample, poses, score)
+                best.offer(sample, poses, score)
+        bar.update(len(samples))
+        mark = time.perf_counter()
+    bar.close()
+
+    if ground_truth is None:
+        images = [{"id": image_id} for image_id in image_ids]
+        categories = [{"id": category_id, "name": dataset.skeleton.name}]
+        ground_truth = {"images": images, "annotations": annotations, "categories": categories}
+    metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, image_ids)
+    _lap(timings, "score", mark)
+    for stage, seconds in getattr(predictor, "timings", {}).items():
+        spent = seconds - stages_before.get(stage, 0.0)
+        if spent > 0:
+            timings[f"predict/{stage}"] = spent
+    return ChainEvaluation(metrics, predictions, timings, picture_scores, worst.ranked(), best.ranked())
+
+
+def save_evaluation(evaluation: ChainEvaluation, folder: Path, facts: Mapping) -> list[Path]:
+    """Writes ``predictions.json``, ``metrics.json`` and the worst and best pictures, truth beside prediction.
+
+    Args:
+        evaluation: of :func:`evaluate_predictor`.
+        folder: existing folder.
+        facts: what else ``metrics.json`` should say: data, weights, options, versions; JSON values.
+
+    Returns:
+        The picture files, worst first.
+    """
+    (folder / "predictions.json").write_text(json.dumps(evaluation.predictions), encoding="utf-8")
+    content = {"metrics": evaluation.metrics, **facts, "seconds": evaluation.timings}
+    content["picture_oks"] = {str(image_id): score for image_id, score in evaluation.picture_scores.items()}
+    (folder / "metrics.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    files = []
+    for kind, pictures in (("worst", evaluation.worst), ("best", evaluation.best)):
+        for rank, picture in enumerate(pictures, start=1):
+            sample = picture.sample
+            titles = (f"{sample.name}: ground truth", f"prediction, OKS {picture.score:.2f}")
+            file = folder / f"{kind}_{rank:02d}_{sample.image_id}.jpg"
+            draw_comparison(sample.image, picture.poses, sample.labels, titles=titles).save(file, quality=92)
+            files.append(file)
+    return files
+
+
+class _Extremes:
+    """The few pictures with the highest ``sign * score``; equal scores keep the earlier picture."""
+
+    def __init__(self, count: int, sign: int) -> None:
+        self._count, self._sign, self._offered = count, sign, 0
+        self._heap: list[tuple[float, int, ComparedPicture]] = []
+
+    def offer(self, sample: Sample, poses: Poses, score: float) -> None:
+        self._offered += 1
+        if self._count:
+            push = heapq.heappush if len(self._heap) < self._count else heapq.heappushpop
+            push(self._heap, (self._sign * score, -self._offered, ComparedPicture(sample, poses, score)))
+
+    def ranked(self) -> tuple[ComparedPicture, ...]:
+        return tuple(picture for *_, picture in sorted(self._heap, key=lambda entry: entry[:2], reverse=True))
+
+
+def _lap(timings: dict[str, float], stage: str, since: float) -> float:
+    now = time.perf_counter()
+    timings[stage] = timings.get(stage, 0.0) + now - since
+    return now

@@ -1,0 +1,82 @@
+"""Object keypoint similarity (https://cocodataset.org/#keypoints-eval): how well a pose fits an annotated person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from multiposenet.structures import PersonLabels, Poses
+
+
+def oks(
+    keypoints: np.ndarray,
+    truth: np.ndarray,
+    visibility: np.ndarray,
+    areas: np.ndarray,
+    oks_sigmas: Sequence[float],
+    boxes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Similarity of every pose to every annotated person.
+
+    The mean over the labelled keypoints of exp(-d^2 / (2 area (2 sigma)^2)), d in pixels.
+
+    Args:
+        keypoints: [P, K, 2] poses, pixels.
+        truth: [G, K, 2] annotated keypoints, pixels; ignored where visibility is 0.
+        visibility: [G, K]; above 0 means labelled.
+        areas: [G] segment areas, pixels.
+        oks_sigmas: [K] constants of the skeleton.
+        boxes: [G, 4] annotated boxes, xyxy. When given, a person without any labelled keypoint is compared the way
+            COCO does for its ignore regions: by the distance of the keypoints to the box widened by its own size on
+            every side. Otherwise the similarity to such a person is 0.
+
+    Returns:
+        [P, G] float64 in [0, 1].
+    """
+    labelled = np.asarray(visibility) > 0
+    truth = np.where(labelled[..., None], np.asarray(truth, np.float64), 0.0)
+    offsets = np.asarray(keypoints, np.float64)[:, None] - truth[None]
+    if boxes is not None:
+        unlabelled = ~labelled.any(axis=1)
+        boxes = np.asarray(boxes, np.float64)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        low, high = boxes[:, None, :2] - sides[:, None], boxes[:, None, 2:] + sides[:, None]
+        points = np.asarray(keypoints, np.float64)[:, None]
+        outside = np.maximum(0, low - points) + np.maximum(0, points - high)
+        offsets = np.where(unlabelled[None, :, None, None], outside, offsets)
+        labelled = labelled | unlabelled[:, None]
+    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
+    scales = (np.asarray(areas, np.float64) + np.spacing(1))[None, :, None]
+    similarities = np.exp(-(offsets**2).sum(axis=-1) / variances / scales / 2)
+    return (similarities * labelled).sum(axis=-1) / labelled.sum(axis=-1).clip(1)
+
+
+def picture_oks(poses: Poses, labels: PersonLabels) -> float | None:
+    """How well one picture was solved: mean similarity over its annotated people, a missed person counting 0.
+
+    Poses and people are paired one to one so that the sum of similarities is largest. Surplus poses cost nothing
+    here: this orders pictures for looking at, it is no replacement for AP.
+
+    Args:
+        poses: the people found; their skeleton must have ``oks_sigmas``.
+        labels: the people annotated; crowds and people without labelled keypoints do not take part.
+
+    Returns:
+        A number in [0, 1], or None when the picture has no annotated keypoints to compare with.
+    """
+    if poses.skeleton.oks_sigmas is None:
+        raise ValueError(f"skeleton {poses.skeleton.name!r} has no oks_sigmas; similarity is undefined without them")
+    compared = (labels.visibility > 0).any(axis=1) & ~labels.crowd
+    if not compared.any():
+        return None
+    similarity = oks(
+        poses.keypoints.detach().cpu().numpy(),
+        labels.keypoints[compared],
+        labels.visibility[compared],
+        labels.areas[compared],
+        poses.skeleton.oks_sigmas,
+    )
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    return float(similarity[rows, columns].sum() / compared.sum())

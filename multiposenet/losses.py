@@ -1,0 +1,161 @@
+"""Losses of the shared network. Unlabelled people are not background: the ignore mask enters every loss here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from multiposenet.anchors import AnchorGrid
+from multiposenet.heatmap import HeatmapCodec
+from multiposenet.structures import PoseTargets
+
+
+class KeypointLoss(nn.Module):
+    """Weighted squared error of heatmaps and person mask, W . ||H_t - H_p||^2 (MultiPoseNet, sec. 3.2 and 3.5).
+
+    W is 0 on the keypoint maps where people are unlabelled (crowds, people without keypoints), and on the mask map
+    where it is unknown whether a cell is person. Keypoint maps are divided by the number of labelled keypoints, the
+    mask by the number of cells, so that neither depends on picture size or batch.
+
+    Args:
+        codec: draws the target heatmaps.
+        intermediate_weight: weight of each intermediate level's maps.
+        mask_weight: weight of the person mask's mean squared error.
+    """
+
+    def __init__(self, codec: HeatmapCodec, intermediate_weight: float = 0.25, mask_weight: float = 1.0) -> None:
+        super().__init__()
+        self.codec = codec
+        self.intermediate_weight = intermediate_weight
+        self.mask_weight = mask_weight
+
+    def forward(
+        self, maps: Tensor, supervised: list[Tensor], targets: PoseTargets, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Losses of predicted maps [N, K + 1, h, w] and intermediate maps (the same, plus a background map if any).
+
+        Returns:
+            ``heatmaps``, ``person_mask`` and, with intermediate maps, ``intermediate``: scalars.
+        """
+        heatmaps = self.codec.encode(targets.keypoints, targets.visibility, image_size)
+        labelled = (targets.visibility > 0).sum().clamp(min=1)
+        keypoint_weight = (~targets.ignore_mask).float()[:, None]
+        # People without labelled keypoints still teach the mask; only people whose shape nobody drew do not.
+        unknown = torch.zeros_like(targets.ignore_mask) if targets.unknown_mask is None else targets.unknown_mask
+        mask_weight = (~unknown).float()[:, None]
+        background = 1 - heatmaps.amax(dim=1, keepdim=True)
+        k = heatmaps.shape[1]
+
+        def keypoint_error(predicted: Tensor) -> Tensor:
+            return (keypoint_weight * (predicted[:, :k].float() - heatmaps) ** 2).sum() / labelled
+
+        def mask_error(predicted: Tensor) -> Tensor:
+            wrong = mask_weight * (predicted[:, k : k + 1].float() - targets.person_mask[:, None]) ** 2
+            return wrong.sum() / mask_weight.sum().clamp(min=1)
+
+        def background_error(predicted: Tensor) -> Tensor:
+            wrong = keypoint_weight * (predicted[:, k + 1 :].float() - background) ** 2
+            return wrong.sum() / keypoint_weight.sum().clamp(min=1)
+
+        losses = {"heatmaps": keypoint_error(maps), "person_mask": self.mask_weight * mask_error(maps)}
+        if supervised and self.intermediate_weight:
+            losses["intermediate"] = self.intermediate_weight * sum(
+                keypoint_error(level) + self.mask_weight * mask_error(level) + background_error(level)
+                for level in supervised
+            )
+        return losses
+
+
+class DetectionLoss(nn.Module):
+    """Focal loss and smooth L1 of the person detector (Lin et al., ICCV 2017, sec. 3 and 4).
+
+    An anchor is a person from IoU ``positive`` with a box, background below ``negative``, and nothing between. Every
+    box also claims the anchor that fits it best. An anchor that is not a person but lies mostly on unlabelled people
+    (``ignore_share`` of its area in the ignore mask) is nothing either.
+    """
+
+    def __init__(
+        self,
+        grid: AnchorGrid,
+        positive: float = 0.5,
+        negative: float = 0.4,
+        ignore_share: float = 0.5,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        beta: float = 1 / 9,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.positive, self.negative, self.ignore_share = positive, negative, ignore_share
+        self.alpha, self.gamma, self.beta = alpha, gamma, beta
+
+    def forward(
+        self, logits: Tensor, deltas: Tensor, targets: PoseTargets, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Losses of logits [N, A] and deltas [N, A, 4]; both divided by the number of person anchors.
+
+        Returns:
+            ``box_logits`` and ``box_deltas``: scalars.
+        """
+        anchors = self.grid.anchors(image_size, logits.device)
+        matched, is_person, counts = self.assign(anchors, targets)
+        num_person = is_person.sum().clamp(min=1)
+        focal = sigmoid_focal_loss(logits.float(), is_person.float(), alpha=self.alpha, gamma=self.gamma)
+        wanted = self.grid.encode(
+            targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))[is_person], anchors.expand_as(deltas)[is_person]
+        )
+        distance = F.smooth_l1_loss(deltas[is_person].float(), wanted, beta=self.beta, reduction="sum")
+        return {
+            "box_logits": torch.where(counts, focal, 0.0).sum() / num_person,
+            "box_deltas": distance / num_person,
+        }
+
+    @torch.no_grad()
+    def assign(self, anchors: Tensor, targets: PoseTargets) -> tuple[Tensor, Tensor, Tensor]:
+        """Matches anchors [A, 4] to the boxes of every picture at once.
+
+        Returns:
+            matched [N, A] long (row of ``targets.boxes``), is_person [N, A] bool, counts [N, A] bool (person or
+            background; the rest enters no loss).
+        """
+        # Boxes without area (padding, or squeezed flat by clipping) can be matched by nothing.
+        sides = targets.boxes[..., 2:] - targets.boxes[..., :2]
+        usable = targets.valid & (sides > 0).all(-1)
+        iou = _pairwise_iou(anchors, targets.boxes) * usable[:, None, :]
+        best_iou, matched = iou.max(dim=-1)
+        is_person = best_iou >= self.positive
+        # Low-quality matches: each box claims its best anchors, so that no person goes untaught.
+        best_of_box = iou.amax(dim=1, keepdim=True)
+        claimed = (iou == best_of_box) & (best_of_box > 0)
+        claims = claimed.any(-1)
+        matched = torch.where(claims & ~is_person, claimed.float().argmax(-1), matched)
+        is_person = is_person | claims
+        unlabelled = _covered_share(anchors, targets.ignore_mask, targets.stride) >= self.ignore_share
+        is_background = (best_iou < self.negative) & ~is_person & ~unlabelled
+        return matched, is_person, is_person | is_background
+
+
+def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """IoU [N, A, P] of anchors [A, 4] with padded boxes [N, P, 4] (torchvision's ``box_iou`` has no batch axis)."""
+    anchors, boxes = anchors[None, :, None], boxes[:, None]
+    overlap = (torch.minimum(anchors[..., 2:], boxes[..., 2:]) - torch.maximum(anchors[..., :2], boxes[..., :2])).clamp(0)
+    shared = overlap[..., 0] * overlap[..., 1]
+    area_a = (anchors[..., 2:] - anchors[..., :2]).prod(-1)
+    area_b = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return shared / (area_a + area_b - shared).clamp(min=1e-6)
+
+
+def _covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """Share [N, A] of each anchor's part inside the picture that the mask [N, h, w] covers, by an integral image."""
+    n, height, width = mask.shape
+    integral = F.pad(mask.float().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(1)
+    x1, x2 = ((anchors[:, i] / stride).round().long().clamp(0, width) for i in (0, 2))
+    y1, y2 = ((anchors[:, i] / stride).round().long().clamp(0, height) for i in (1, 3))
+
+    def at(y: Tensor, x: Tensor) -> Tensor:
+        return integral[:, y * (width + 1) + x]
+
+    covered = at(y2, x2) - at(y1, x2) - at(y2, x1) + at(y1, x1)
+    return covered / ((x2 - x1) * (y2 - y1)).clamp(min=1)

@@ -1,0 +1,125 @@
+"""MultiPoseNet: one backbone, two pyramids, a keypoint subnet and a person detector (Kocabas et al., ECCV 2018)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from multiposenet.losses import DetectionLoss, KeypointLoss
+from multiposenet.models.backbones import ResNetBackbone
+from multiposenet.models.detection_subnet import DetectionSubnet
+from multiposenet.models.keypoint_subnet import KeypointSubnet
+from multiposenet.models.prn import PoseResidualNetwork
+from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
+
+TASKS = ("keypoints", "detection")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid (Lin et al., CVPR 2017) over some of the backbone's stages, by torchvision.
+
+    Args:
+        stages: which backbone stages feed it, e.g. (0, 1, 2, 3) for C2..C5.
+        in_channels: channels of those stages.
+        channels: width of the pyramid.
+        smooth_top: 3x3 convolution on the topmost level too. The paper smooths every level; the reference layout
+            leaves K5 as it is.
+        extra_levels: append P6 and P7, strided convolutions from C5 (RetinaNet).
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[int],
+        in_channels: Sequence[int],
+        channels: int,
+        smooth_top: bool = True,
+        extra_levels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stages = tuple(stages)
+        extra = LastLevelP6P7(in_channels[-1], channels) if extra_levels else None
+        self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=extra)
+        if extra is not None:
+            # torchvision takes P6 from P5 when the widths happen to agree; RetinaNet takes it from C5, always.
+            extra.use_P5 = False
+        if not smooth_top:
+            self.fpn.layer_blocks[-1] = nn.Identity()
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """[C2, ..., C5] -> pyramid levels, finest first."""
+        return list(self.fpn(OrderedDict((str(stage), features[stage]) for stage in self.stages)).values())
+
+
+class MultiPoseNet(nn.Module):
+    """The shared network with the pose residual network beside it.
+
+    ``outputs, losses = model(images, targets=None)``; the PRN (``model.prn``) is a part of the model, trained by
+    itself and called by the decoder on peaks and boxes.
+
+    Args:
+        backbone, keypoint_pyramid, keypoint_subnet, detection_pyramid, detection_subnet, prn: the parts.
+        keypoint_loss, detection_loss: what ``targets`` are compared by.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNetBackbone,
+        keypoint_pyramid: Pyramid,
+        keypoint_subnet: KeypointSubnet,
+        detection_pyramid: Pyramid,
+        detection_subnet: DetectionSubnet,
+        prn: PoseResidualNetwork,
+        keypoint_loss: KeypointLoss,
+        detection_loss: DetectionLoss,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.keypoint_pyramid = keypoint_pyramid
+        self.keypoint_subnet = keypoint_subnet
+        self.detection_pyramid = detection_pyramid
+        self.detection_subnet = detection_subnet
+        self.prn = prn
+        self.keypoint_loss = keypoint_loss
+        self.detection_loss = detection_loss
+        # The network normalises its own input, so that normalisation cannot be forgotten or done twice.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Tensor, targets: PoseTargets | None = None, tasks: Sequence[str] = TASKS
+    ) -> tuple[MultiPoseNetOutputs, dict[str, Tensor]]:
+        """Runs the shared network.
+
+        Args:
+            images: [N, 3, H, W] float, RGB in [0, 1], any H and W (maps are ceil(H / 4) x ceil(W / 4)).
+            targets: labels of the same images; with them losses are returned.
+            tasks: which subnets to run; outputs of the others are None.
+
+        Returns:
+            outputs and a dict of scalar losses (empty without targets).
+        """
+        image_size = tuple(images.shape[-2:])
+        losses: dict[str, Tensor] = {}
+        heatmaps = box_logits = box_deltas = None
+        features = self.backbone((images - self.mean) / self.std)
+
+        if "keypoints" in tasks:
+            pyramid = self.keypoint_pyramid(features)
+            heatmaps = self.keypoint_subnet(pyramid)
+            if targets is not None:
+                supervised = self.keypoint_subnet.supervised(pyramid)
+                losses |= self.keypoint_loss(heatmaps, supervised, targets, image_size)
+
+        if "detection" in tasks:
+            box_logits, box_deltas = self.detection_subnet(self.detection_pyramid(features))
+            if targets is not None:
+                losses |= self.detection_loss(box_logits, box_deltas, targets, image_size)
+
+        return MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size), losses

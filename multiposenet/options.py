@@ -1,0 +1,174 @@
+"""Options of the training scripts: a frozen dataclass, a TOML file over it, flags over that.
+
+``--opt`` alone prints the resolved options and goes on; ``--opt FILE.toml`` loads a file at that place of the command
+line, so that what stands after it wins. Unknown flags and unknown keys are errors, nothing is abbreviated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+
+def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = ()) -> Any:
+    """A dataclass field with what the command line shows; ``aliases`` are other names for flag and TOML key."""
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "aliases": tuple(aliases)})
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the text or TOML value of one field is read."""
+
+    item: type
+    many: bool
+    optional: bool
+
+    def read(self, value: Any, name: str) -> Any:
+        if value is None or (self.optional and value == "none"):
+            return None
+        if self.many:
+            parts = value.split(",") if isinstance(value, str) else value
+            if not isinstance(parts, (list, tuple)):
+                raise ValueError(f"{name} must be a list, got {value!r}")
+            return tuple(self._one(part, name) for part in parts)
+        return self._one(value, name)
+
+    def _one(self, value: Any, name: str) -> Any:
+        if self.item is bool:
+            if isinstance(value, bool):
+                return value
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+        if isinstance(value, bool) or (not isinstance(value, str) and self.item is str):
+            raise ValueError(f"{name} must be {self.item.__name__}, got {value!r}")
+        try:
+            if self.item is int and isinstance(value, float):
+                raise ValueError
+            return self.item(value)
+        except ValueError:
+            raise ValueError(f"{name} must be {self.item.__name__}, got {value!r}") from None
+
+
+def _kind(annotation: Any) -> _Kind:
+    optional = False
+    if isinstance(annotation, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        optional = len(members) < len(typing.get_args(annotation))
+        (annotation,) = members
+    if typing.get_origin(annotation) is tuple:
+        return _Kind(typing.get_args(annotation)[0], many=True, optional=optional)
+    return _Kind(annotation, many=False, optional=optional)
+
+
+def _fields(kind: type) -> dict[str, tuple[dataclasses.Field, _Kind]]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: (f, _kind(hints[f.name])) for f in dataclasses.fields(kind)}
+
+
+def read_options_file(kind: type, path: str | Path) -> dict[str, Any]:
+    """Field values from a TOML file, checked against the dataclass ``kind``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML, an unknown key, or a value of the wrong type; the message names file and key.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    fields = _fields(kind)
+    names = {alias: name for name, (f, _) in fields.items() for alias in (name, *f.metadata["aliases"])}
+    values = {}
+    for key, value in content.items():
+        key = key.replace("-", "_")
+        if key not in names:
+            raise ValueError(f"{path}: unknown option {key!r}; known: {', '.join(sorted(names))}")
+        values[names[key]] = _checked(*fields[names[key]], value, f"{path}: {key}")
+    return values
+
+
+def _checked(f: dataclasses.Field, kind: _Kind, value: Any, name: str) -> Any:
+    value = kind.read(value, name)
+    choices = f.metadata["choices"]
+    if choices and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def parse_options(kind: type[Options], argv: Sequence[str] | None = None, description: str = "") -> Options:
+    """Reads the options ``kind`` from a command line; every field is a flag ``--field-name``.
+
+    Exits with status 2 and a message for anything that does not fit, as argparse does.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+    class LoadFile(argparse.Action):
+        def __call__(self, parser, namespace, path, option_string=None):
+            if path is None:
+                namespace.print_options = True
+                return
+            try:
+                values = read_options_file(kind, path)
+            except (OSError, ValueError) as error:
+                parser.error(str(error))
+            for name, value in values.items():
+                setattr(namespace, name, value)
+
+    parser.add_argument(
+        "--opt",
+        nargs="?",
+        action=LoadFile,
+        metavar="FILE.toml",
+        default=argparse.SUPPRESS,
+        help="load options from a TOML file; alone: print the resolved options and go on",
+    )
+    for name, (f, field_kind) in _fields(kind).items():
+        flags = [f"--{alias}" for other in (name, *f.metadata["aliases"]) for alias in {other.replace("_", "-"), other}]
+        shared = {"dest": name, "default": f.default, "help": f.metadata["help"]}
+        if field_kind.item is bool:
+            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **shared)
+        else:
+            reader = _reader(f, field_kind, name)
+            metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else name.upper()
+            parser.add_argument(*flags, type=reader, metavar=metavar, **shared)
+    namespace = vars(parser.parse_args(argv))
+    print_options = namespace.pop("print_options", False)
+    try:
+        options = kind(**namespace)
+    except ValueError as error:
+        parser.error(str(error))
+    if print_options:
+        print(to_toml(options), end="")
+    return options
+
+
+def _reader(f: dataclasses.Field, kind: _Kind, name: str):
+    def read(text: str) -> Any:
+        try:
+            return _checked(f, kind, text, "value")
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    read.__name__ = name
+    return read
+
+
+def to_toml(options: Any) -> str:
+    """The options as TOML that :func:`read_options_file` reads back; fields that are None are left out."""
+    lines = []
+    for name, value in dataclasses.asdict(options).items():
+        if value is not None:
+            # JSON's numbers, strings, booleans and lists are TOML's.
+            lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,379 @@
+"""The console command and the evaluation script, run with a predictor that needs no weights."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.util
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import multiposenet
+from multiposenet import cli, inputs
+from multiposenet.skeletons import COCO_PERSON
+from multiposenet.structures import Poses
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+class FakePredictor:
+    """Finds one person in every picture that is not black."""
+
+    skeleton = COCO_PERSON
+
+    def __init__(self, source, device, model, options) -> None:
+        self.weights, self.device, self.name, self.options = source, device, model or "fake", options
+        self.timings = {"network": 0.0}
+        self.batches: list[int] = []
+
+    def __call__(self, images) -> list[Poses]:
+        self.batches.append(len(images))
+        self.timings["network"] += 0.5
+        return [self.find(image) for image in images]
+
+    def find(self, image: np.ndarray) -> Poses:
+        height, width = image.shape[:2]
+        if not image.any():
+            return Poses.empty(COCO_PERSON, (height, width))
+        keypoints = torch.stack([torch.linspace(0, width - 1, 17), torch.linspace(0, height - 1, 17)], -1)[None]
+        box = torch.tensor([[0.0, 0.0, width, height]])
+        return Poses(keypoints, torch.linspace(0, 1, 17)[None], box, torch.tensor([0.75]), COCO_PERSON, (height, width))
+
+
+class Load:
+    """Stands for ``multiposenet.load`` and remembers the predictor it made."""
+
+    predictor: FakePredictor | None = None
+
+    def __call__(self, source=None, device=None, model=None, **options) -> FakePredictor:
+        if source == "missing.pt":
+            raise FileNotFoundError("missing.pt: no such checkpoint")
+        self.predictor = FakePredictor(source, device, model, options)
+        return self.predictor
+
+
+@pytest.fixture
+def load() -> Load:
+    return Load()
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def write_picture(path: Path, value: int = 200, size: tuple[int, int] = (40, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
+    return path
+
+
+def read(out: Path | str) -> tuple[list, dict]:
+    out = Path(out)
+    return json.loads((out / "predictions.json").read_text()), json.loads((out / "poses.json").read_text())
+
+
+def test_a_picture_becomes_a_drawing_and_two_json_files(tmp_path, load, capsys):
+    picture = write_picture(tmp_path / "in" / "people.png")
+    assert cli.main(["predict", str(picture)], load) == 0
+    predictions, poses = read("runs/predict")
+    assert set(predictions[0]) == {"image_id", "category_id", "keypoints", "score"}
+    assert len(predictions[0]["keypoints"]) == 51
+    (entry,) = poses["pictures"]
+    assert entry["file"] == str(picture)
+    assert entry["image_id"] == 1
+    assert entry["image_size"] == [40, 60]
+    assert entry["people"][0]["keypoints"]["right_ankle"] == [59.0, 39.0, 1.0]
+    assert poses["failed"] == []
+    assert poses["model"] == "fake"
+    assert poses["skeleton"] == COCO_PERSON.to_dict()
+    assert Image.open(Path("runs/predict") / entry["picture"]).size == (60, 40)
+    printed = capsys.readouterr().out
+    assert "people.png: 1 person" in printed
+    assert "network 0.50 s" in printed
+    assert str(Path("runs/predict")) in printed
+
+
+def test_every_run_gets_its_own_folder_unless_one_is_chosen(tmp_path, load):
+    picture = str(write_picture(tmp_path / "a.png"))
+    for _ in range(2):
+        assert cli.main(["predict", picture], load) == 0
+    assert cli.main(["predict", picture, "--out", "mine/deep"], load) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["predict", "predict2"]
+    assert read("mine/deep")[0]
+
+
+def test_folders_patterns_and_files_are_expanded_in_order(tmp_path, load):
+    write_picture(tmp_path / "folder" / "deep" / "b.jpg")
+    write_picture(tmp_path / "folder" / "a.PNG")
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    write_picture(tmp_path / "other" / "c1.bmp")
+    write_picture(tmp_path / "other" / "c2.bmp")
+    arguments = [str(tmp_path / "other" / "c?.bmp"), str(tmp_path / "folder")]
+    assert cli.main(["predict", *arguments, "--no-pictures"], load) == 0
+    _, poses = read("runs/predict")
+    assert [Path(entry["file"]).name for entry in poses["pictures"]] == ["c1.bmp", "c2.bmp", "a.PNG", "b.jpg"]
+    assert [entry["image_id"] for entry in poses["pictures"]] == [1, 2, 3, 4]
+    assert sorted(path.name for path in Path("runs/predict").iterdir()) == ["poses.json", "predictions.json"]
+
+
+def test_inputs_of_the_same_name_do_not_overwrite_each_other(tmp_path, load):
+    files = [write_picture(tmp_path / name) for name in ("x/a.png", "y/a.png", "z/A.jpg", "z/a-2.png")]
+    assert cli.main(["predict", *map(str, files)], load) == 0
+    _, poses = read("runs/predict")
+    names = [entry["picture"] for entry in poses["pictures"]]
+    assert len({name.lower() for name in names}) == 4
+    assert all((Path("runs/predict") / name).is_file() for name in names)
+
+
+def test_image_ids_are_the_file_names_when_these_are_different_numbers():
+    assert cli.number_pictures(["000000000036.jpg", "49.png"]) == [36, 49]
+    assert cli.number_pictures(["36.jpg", "0036.png"]) == [1, 2]
+    assert cli.number_pictures(["36.jpg", "a.png"]) == [1, 2]
+
+
+def test_a_damaged_picture_is_reported_and_the_others_are_processed(tmp_path, load, capsys):
+    folder = tmp_path / "folder"
+    for name in ("a.jpg", "c.jpg"):
+        write_picture(folder / name)
+    (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:200])
+    assert cli.main(["predict", str(folder)], load) == 1
+    predictions, poses = read("runs/predict")
+    assert [entry["image_id"] for entry in poses["pictures"]] == [1, 3]
+    (failure,) = poses["failed"]
+    assert failure["file"].endswith("b.jpg")
+    assert failure["image_id"] == 2
+    captured = capsys.readouterr()
+    assert "b.jpg" in captured.err
+    assert "1 could not be read" in captured.out
+    assert len(predictions) == 2
+
+
+def test_when_no_picture_can_be_read_the_input_is_bad(tmp_path, load, capsys):
+    (tmp_path / "broken.jpg").write_text("not a picture")
+    assert cli.main(["predict", str(tmp_path / "broken.jpg")], load) == 2
+    assert "broken.jpg" in capsys.readouterr().err
+    assert read("runs/predict")[1]["failed"]
+
+
+@pytest.mark.parametrize("kind", ["nowhere.jpg", "empty", "*.nothing"])
+def test_an_input_that_names_nothing_ends_with_status_two_and_its_name(tmp_path, load, kind, capsys):
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["predict", str(tmp_path / kind)], load) == 2
+    assert kind in capsys.readouterr().err
+    assert load.predictor is None
+    assert not Path("runs").exists()
+
+
+def test_weights_that_do_not_load_end_with_status_two_and_leave_no_folder(tmp_path, load, capsys):
+    picture = write_picture(tmp_path / "a.png")
+    assert cli.main(["predict", str(picture), "--weights", "missing.pt"], load) == 2
+    assert "missing.pt" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_an_original_is_never_overwritten_by_its_drawing(tmp_path, load, capsys):
+    picture = write_picture(tmp_path / "a.jpg")
+    before = picture.read_bytes()
+    assert cli.main(["predict", str(picture), "--out", str(tmp_path)], load) == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
+def test_pictures_go_through_in_batches_and_nobody_is_a_normal_picture(tmp_path, load):
+    for number in range(5):
+        write_picture(tmp_path / "in" / f"{number}.png", value=0 if number == 3 else 90)
+    assert cli.main(["predict", str(tmp_path / "in"), "--batch-size", "2"], load) == 0
+    assert load.predictor.batches == [2, 2, 1]
+    predictions, poses = read("runs/predict")
+    assert [len(entry["people"]) for entry in poses["pictures"]] == [1, 1, 1, 0, 1]
+    assert [prediction["image_id"] for prediction in predictions] == [0, 1, 2, 4]
+
+
+def test_flags_reach_the_predictor_and_those_left_out_keep_its_defaults(tmp_path, load):
+    picture = str(write_picture(tmp_path / "a.png"))
+    flags = ["--model", "m", "--weights", "w.pt", "--device", "cpu", "--batch-size", "3"]
+    flags += ["--image-size", "320", "--flip", "--scales", "0.5,1,2", "--box-threshold", "0.3"]
+    assert cli.main(["predict", picture, *flags], load) == 0
+    predictor = load.predictor
+    assert (predictor.name, predictor.weights, predictor.device) == ("m", "w.pt", "cpu")
+    scales = (0.5, 1.0, 2.0)
+    assert predictor.options == {
+        "batch_size": 3, "image_size": 320, "flip": True, "scales": scales, "box_threshold": 0.3
+    }  # fmt: skip
+    assert cli.main(["predict", picture], load) == 0
+    assert load.predictor.options == {"batch_size": 8}
+
+
+def test_the_keypoint_threshold_is_for_the_drawing_only(tmp_path, load):
+    picture = str(write_picture(tmp_path / "a.png"))
+    assert cli.main(["predict", picture, "--out", "low", "--keypoint-threshold", "0"], load) == 0
+    assert cli.main(["predict", picture, "--out", "high", "--keypoint-threshold", "1"], load) == 0
+    assert read("low")[0] == read("high")[0]
+    low, high = (np.asarray(Image.open(f"{folder}/a.jpg")) for folder in ("low", "high"))
+    assert (low != high).any()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--scales 0", "--scales one", "--batch-size 0", "--box-threshold 7", "--image-size x", "--batch 3", "--nonsense"],
+)
+def test_a_bad_flag_ends_with_status_two(flags, load, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", *flags.split()], load)
+    assert ended.value.code == 2
+    assert flags.split()[0] in capsys.readouterr().err
+
+
+def test_without_inputs_the_sample_pictures_are_used(load):
+    assert cli.main(["predict", "--no-pictures"], load) == 0
+    _, poses = read("runs/predict")
+    assert poses["pictures"][-1]["file"] == "sample astronaut.png"
+    assert poses["pictures"][-1]["image_size"] == [512, 512]
+
+
+def test_random_weights_are_said_to_be_random(tmp_path, load, capsys):
+    picture = str(write_picture(tmp_path / "a.png"))
+    assert cli.main(["predict", picture, "--weights", "w.pt"], load) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main(["predict", picture, "--model", "m"], load) == 0
+    assert "m has random weights" in capsys.readouterr().err
+
+
+def test_the_models_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(multiposenet, "list_models", lambda: ["first", "second"], raising=False)
+    assert cli.main(["models"]) == 0
+    assert capsys.readouterr().out.split() == ["first", "second"]
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == f"multiposenet {cli.package_version()}"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """An http server on this machine; gives its address and the folder it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", folder
+        running.shutdown()
+
+
+def test_a_picture_is_fetched_from_its_address(server, load):
+    address, folder = server
+    write_picture(folder / "far away.png", size=(20, 30))
+    url = f"{address}/far%20away.png?size=large"
+    assert cli.main(["predict", url], load) == 0
+    _, poses = read("runs/predict")
+    assert poses["pictures"][0]["file"] == url
+    assert poses["pictures"][0]["picture"] == "far away.jpg"
+    assert poses["pictures"][0]["image_size"] == [20, 30]
+
+
+def test_an_address_that_fails_is_named_with_the_reason(server, load, capsys):
+    address, folder = server
+    (folder / "page.jpg").write_text("<html>")
+    write_picture(folder / "good.png")
+    urls = [f"{address}/gone.jpg", f"{address}/page.jpg", f"{address}/good.png"]
+    assert cli.main(["predict", *urls], load) == 1
+    error = capsys.readouterr().err
+    assert f"{address}/gone.jpg: the server answers 404" in error
+    assert f"{address}/page.jpg: not a readable picture" in error
+
+
+def test_an_unreachable_address_asks_whether_the_machine_is_online(load, capsys):
+    assert cli.main(["predict", "http://127.0.0.1:9/picture.jpg"], load) == 2
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9/picture.jpg: cannot be reached" in error
+    assert "online" in error
+
+
+def test_a_download_beyond_the_limit_is_refused(server):
+    address, folder = server
+    (folder / "huge.jpg").write_bytes(b"0" * 5000)
+    with pytest.raises(ValueError, match=r"huge\.jpg: longer than"):
+        inputs.fetch_picture(f"{address}/huge.jpg", max_bytes=4000)
+
+
+def test_only_web_addresses_are_fetched(tmp_path):
+    with pytest.raises(ValueError, match="only http"):
+        inputs.fetch_picture(write_picture(tmp_path / "a.png").as_uri())
+
+
+def test_result_files_are_complete_json_even_when_the_run_breaks(tmp_path, load):
+    write_picture(tmp_path / "in" / "1.png")
+    write_picture(tmp_path / "in" / "2.png")
+
+    def load_and_break(*arguments, **options):
+        predictor = load(*arguments, **options)
+        find, seen = predictor.find, []
+
+        def find_once(image):
+            if seen:
+                raise RuntimeError("out of memory")
+            seen.append(image)
+            return find(image)
+
+        predictor.find = find_once
+        return predictor
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cli.main(["predict", str(tmp_path / "in"), "--batch-size", "1"], load_and_break)
+    predictions, poses = read("runs/predict")
+    assert len(predictions) == len(poses["pictures"]) == 1
+
+
+@pytest.fixture
+def run_coco():
+    """The evaluation script as a module."""
+    specification = importlib.util.spec_from_file_location("run_coco", REPOSITORY / "evaluate" / "run_coco.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_evaluation_script_measures_on_synthetic_people_when_no_data_are_named(run_coco, load, capsys):
+    assert run_coco.main(["--limit", "3", "--worst", "1"], load) == 0
+    out = Path("runs/evaluate")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["pictures"] == 3
+    assert set(metrics["versions"]) >= {"multiposenet", "torch"}
+    assert 0 <= metrics["metrics"]["AP"] <= 1
+    assert sorted(path.name.split("_")[0] for path in out.glob("*.jpg")) == ["best", "worst"]
+    printed = capsys.readouterr().out
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 20 ]" in printed
+    assert "predict/network" in printed
+
+    assert run_coco.main(["--limit", "3", "--from-json", str(out / "predictions.json")], load) == 0
+    again = capsys.readouterr().out
+    assert again.splitlines()[1:11] == printed.splitlines()[1:11]
+
+
+def test_the_evaluation_script_reads_coco_folders(run_coco, load, coco_mini, capsys):
+    assert run_coco.main(["--data", str(coco_mini), "--limit", "4", "--out", "here"], load) == 0
+    assert json.loads(Path("here/metrics.json").read_text())["data"]["images"] == 4
+
+
+def test_the_evaluation_script_names_data_that_are_not_there(run_coco, load, tmp_path, capsys):
+    assert run_coco.main(["--data", str(tmp_path / "nowhere")], load) == 2
+    assert "nowhere" in capsys.readouterr().err
