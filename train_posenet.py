@@ -20,7 +20,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, RandomSampler
 
-from multiposenet.data.sources import SYNTHETIC, TRAIN_SEED, VALIDATION_SEED, open_dataset
+from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import WholeImageDataset, collate
 from multiposenet.engine import (
@@ -76,9 +76,10 @@ class TrainOptions:
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(100, "size of the synthetic validation set")
-    image_size: int = option(480, "side of the training crop, and long side of validation pictures")
-    reference: int | None = option(None, "long side of a picture at scale 1; default image_size")
+    image_size: int = option(480, "long side of a picture at scale 1, and in validation")
+    crop: int | None = option(None, "side of the training crop; default image_size")
     augment: bool = option(True, "random crop, scale, rotation, flip and colour; off: whole pictures, letterboxed")
+    colours: bool = option(True, "random colour changes, when augmenting")
     scale: tuple[float, ...] = option((0.8, 1.2), "range of the random scale")
     rotation: float = option(40.0, "largest random rotation, degrees")
     flip: float = option(0.5, "probability of mirroring")
@@ -169,7 +170,13 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
     transform = Letterbox(options.image_size, skeleton=method.skeleton)
     if options.augment:
         transform = training_transform(
-            options.image_size, options.reference, options.scale, options.rotation, options.flip, method.skeleton
+            options.crop or options.image_size,
+            options.image_size,
+            options.scale,
+            options.rotation,
+            options.flip,
+            options.colours,
+            method.skeleton,
         )
     pictures = WholeImageDataset(source, transform)
     epoch_size = options.epoch_size or (4000 if options.data == SYNTHETIC else len(pictures))
@@ -180,7 +187,7 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         method.skeleton,
         options.val_limit,
         options.val_count,
-        VALIDATION_SEED,
+        SELECTION_SEED,
         with_keypoints=options.val_limit is not None,
     )
 

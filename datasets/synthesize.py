@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -106,8 +105,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return options, dataset
 
 
-def main() -> None:
-    options, dataset = parse_arguments()
+def main(arguments: list[str] | None = None) -> None:
+    options, dataset = parse_arguments(arguments)
     folder = options.out / options.split
     annotation_file = options.out / "annotations" / f"person_keypoints_{options.split}.json"
     if annotation_file.exists() or (folder.exists() and any(folder.iterdir())):
@@ -123,7 +122,7 @@ def main() -> None:
     if options.workers == 0:
         per_picture = [write(index) for index in tqdm(range(len(dataset)), **bar)]
     else:
-        with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(options.workers) as pool:
             per_picture = list(tqdm(pool.map(write, range(len(dataset)), chunksize=8), **bar))
 
     content = dataset.coco_header()

@@ -1,4 +1,4 @@
-"""Anchors of the person detector: the grid, and boxes to offsets and back (RetinaNet, Lin et al., ICCV 2017, sec. 4)."""
+"""Anchors of the person detector: the grid, boxes to offsets and back (RetinaNet, Lin et al., ICCV 2017, sec. 4)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AnchorGrid:
         return len(self.ratios) * len(self.scales)
 
     def anchors(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-        """All anchors [A, 4] (xyxy, float32, not clipped) for images of (H, W); any size, cells are ceil(H / stride)."""
+        """All anchors [A, 4] (xyxy, float32, not clipped) for images of any (H, W); a level has ceil(H / stride) rows."""
         return _anchors(self, tuple(image_size), str(device))
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:

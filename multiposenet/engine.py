@@ -175,8 +175,8 @@ class Trainer:
             loss = torch.stack(list(losses.values())).sum()
             if not bool(torch.isfinite(loss)):
                 parts = {name: float(value) for name, value in losses.items()}
-                names = getattr(batch, "names", ())
-                raise FloatingPointError(f"loss is not finite at step {self.step}: {parts}; pictures: {', '.join(names)}")
+                names = ", ".join(getattr(batch, "names", ()))
+                raise FloatingPointError(f"loss is not finite at step {self.step}: {parts}; pictures: {names}")
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.clip:

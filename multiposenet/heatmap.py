@@ -85,7 +85,7 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
     Returns:
         Peaks with xy [N, K, M, 2] in heatmap cells (sub-cell), scores [N, K, M], valid [N, K, M].
     """
-    n, k, height, width = heatmaps.shape
+    height, width = heatmaps.shape[2:]
     is_peak = (heatmaps == local_maximum(heatmaps, radius)) & (heatmaps >= threshold)
     candidates = torch.where(is_peak, heatmaps, heatmaps.new_full((), -torch.inf)).flatten(2)
     scores, cells = candidates.topk(min(max_peaks, height * width), dim=-1)
@@ -93,7 +93,8 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
     x, y = cells % width, cells // width
 
     # Of equal cells on a plateau the first in order stays: drop a peak that has an earlier one within the window.
-    close = ((x[..., :, None] - x[..., None, :]).abs() <= radius) & ((y[..., :, None] - y[..., None, :]).abs() <= radius)
+    across, down = (x[..., :, None] - x[..., None, :]).abs(), (y[..., :, None] - y[..., None, :]).abs()
+    close = torch.maximum(across, down) <= radius
     earlier = torch.ones(scores.shape[-1], scores.shape[-1], dtype=torch.bool, device=scores.device).tril(-1)
     valid = valid & ~(close & earlier & valid[..., None, :]).any(dim=-1)
 

@@ -103,9 +103,8 @@ class DetectionLoss(nn.Module):
         matched, is_person, counts = self.assign(anchors, targets)
         num_person = is_person.sum().clamp(min=1)
         focal = sigmoid_focal_loss(logits.float(), is_person.float(), alpha=self.alpha, gamma=self.gamma)
-        wanted = self.grid.encode(
-            targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))[is_person], anchors.expand_as(deltas)[is_person]
-        )
+        boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+        wanted = self.grid.encode(boxes[is_person], anchors.expand_as(deltas)[is_person])
         distance = F.smooth_l1_loss(deltas[is_person].float(), wanted, beta=self.beta, reduction="sum")
         return {
             "box_logits": torch.where(counts, focal, 0.0).sum() / num_person,
@@ -140,8 +139,8 @@ class DetectionLoss(nn.Module):
 def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
     """IoU [N, A, P] of anchors [A, 4] with padded boxes [N, P, 4] (torchvision's ``box_iou`` has no batch axis)."""
     anchors, boxes = anchors[None, :, None], boxes[:, None]
-    overlap = (torch.minimum(anchors[..., 2:], boxes[..., 2:]) - torch.maximum(anchors[..., :2], boxes[..., :2])).clamp(0)
-    shared = overlap[..., 0] * overlap[..., 1]
+    low, high = torch.maximum(anchors[..., :2], boxes[..., :2]), torch.minimum(anchors[..., 2:], boxes[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
     area_a = (anchors[..., 2:] - anchors[..., :2]).prod(-1)
     area_b = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
     return shared / (area_a + area_b - shared).clamp(min=1e-6)
@@ -149,7 +148,7 @@ def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 def _covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:
     """Share [N, A] of each anchor's part inside the picture that the mask [N, h, w] covers, by an integral image."""
-    n, height, width = mask.shape
+    height, width = mask.shape[1:]
     integral = F.pad(mask.float().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(1)
     x1, x2 = ((anchors[:, i] / stride).round().long().clamp(0, width) for i in (0, 2))
     y1, y2 = ((anchors[:, i] / stride).round().long().clamp(0, height) for i in (1, 3))

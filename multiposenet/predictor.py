@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from multiposenet.data.pictures import load_picture
+from multiposenet.data.transforms import warp_image
 from multiposenet.decode.chain import View
 from multiposenet.geometry import CropWindow
 from multiposenet.inputs import fetch_picture, is_url
@@ -116,8 +116,8 @@ class PosePredictor:
             size = round(self.image_size * scale)
             zoom = size / round(self.image_size * self.scales[0])
             with self._timed("prepare"):
-                images = torch.stack([letterbox_image(picture, size, self.device) for picture in pictures])
-                images = images.contiguous(memory_format=torch.channels_last)
+                images = torch.stack([letterbox_image(picture, size) for picture in pictures])
+                images = images.to(self.device).float().div_(255).contiguous(memory_format=torch.channels_last)
             for mirrored in (False, True) if self.flip else (False,):
                 with self._timed("network"):
                     outputs, _ = self.model(images.flip(-1) if mirrored else images)
@@ -158,15 +158,10 @@ def to_array(image: Picture) -> np.ndarray:
     return load_picture(image)
 
 
-def letterbox_image(picture: np.ndarray, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """[H, W, 3] uint8 -> [3, h, w] float in [0, 1] on ``geometry.CropWindow.letterbox``'s canvas, padded with grey."""
+def letterbox_image(picture: np.ndarray, size: int) -> Tensor:
+    """[H, W, 3] uint8 -> [3, h, w] uint8 on ``CropWindow.letterbox``'s canvas, resampled and padded as in training."""
     window = CropWindow.letterbox(picture.shape[:2], size)
-    image = torch.from_numpy(picture).to(device).permute(2, 0, 1)
-    height, width = (max(1, round(side * window.scale)) for side in picture.shape[:2])
-    if (height, width) != tuple(picture.shape[:2]):
-        image = F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True)[0]
-    image = image.float() / 255
-    return F.pad(image, (0, window.size[1] - width, 0, window.size[0] - height), value=0.5)
+    return torch.from_numpy(np.array(warp_image(Image.fromarray(picture), window))).permute(2, 0, 1)
 
 
 def _known_detections(boxes: list[np.ndarray], device: torch.device) -> Detections:

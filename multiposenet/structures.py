@@ -25,7 +25,7 @@ def _check(owner: object, **expected: tuple[int | str | None, ...]) -> None:
             continue
         shape = tuple(getattr(owner, name).shape)
         if len(shape) != len(pattern):
-            raise ValueError(f"{type(owner).__name__}.{name}: expected {len(pattern)} axes {pattern}, got shape {shape}")
+            raise ValueError(f"{type(owner).__name__}.{name}: expected axes {pattern}, got shape {shape}")
         for axis, (want, got) in enumerate(zip(pattern, shape, strict=True)):
             if isinstance(want, str):
                 want, source = letters.setdefault(want, (got, name))

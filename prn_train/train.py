@@ -20,7 +20,7 @@ from progress.bar import Bar
 
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
-from multiposenet.data.sources import SYNTHETIC, TRAIN_SEED, VALIDATION_SEED, open_dataset
+from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, describe_run, freeze, seed_everything
 from multiposenet.evaluation.coco import evaluate_coco
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         with_keypoints=True,
     )  # fmt: skip
     validation = open_dataset(
-        options.data, options.val_split, method.skeleton, options.val_limit, options.val_count, VALIDATION_SEED,
+        options.data, options.val_split, method.skeleton, options.val_limit, options.val_count, SELECTION_SEED,
         with_keypoints=True,
     )  # fmt: skip
     samples = PrnSamples.from_labels(
@@ -165,9 +165,7 @@ def read_labels(dataset: CocoKeypoints | SyntheticPeople, workers: int) -> list[
     """The labels of every picture; synthetic people have to be drawn to know who hides whom."""
     if isinstance(dataset, CocoKeypoints):
         return [dataset.labels(index) for index in range(len(dataset))]
-    loader = torch.utils.data.DataLoader(
-        LabelsOnly(dataset), batch_size=8, num_workers=workers, collate_fn=list
-    )
+    loader = torch.utils.data.DataLoader(LabelsOnly(dataset), batch_size=8, num_workers=workers, collate_fn=list)
     with Bar("drawing people", max=len(dataset), check_tty=True) as bar:
         labels = []
         for batch in loader:

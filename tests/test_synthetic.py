@@ -1,15 +1,14 @@
 """Synthetic people: the same everywhere, labelled exactly, and readable by COCO's own tools."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import pickle
 import random
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from multiposenet.data.bodies import sample_figure
 from multiposenet.data.body_poses import Arm, BodyPose, Leg, turn_x, turn_y
-from multiposenet.data.figures import KEYPOINTS, sample_figure, shown_by
+from multiposenet.data.figures import KEYPOINTS, shown_by
 from multiposenet.data.solids import Solid, render
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import COCO_PERSON, Skeleton
@@ -55,12 +55,6 @@ def assert_same_sample(first: Sample, second: Sample) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def draw(job: tuple[SyntheticPeople, int]) -> Sample:
-    """One picture, in another process."""
-    dataset, index = job
-    return dataset[index]
-
-
 # --- the same everywhere ----------------------------------------------------------------------------------------------
 
 
@@ -71,9 +65,11 @@ def test_a_picture_is_the_same_in_any_order_and_in_a_longer_set(samples):
 
 
 def test_a_picture_is_the_same_in_another_process(dataset, samples):
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        for index, sample in zip((3, 0), pool.map(draw, [(dataset, 3), (dataset, 0)]), strict=True):
-            assert_same_sample(sample, samples[index])
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(dataset, [3, 0]), batch_size=None, num_workers=2, collate_fn=lambda sample: sample
+    )
+    for index, sample in zip((3, 0), loader, strict=True):
+        assert_same_sample(sample, samples[index])
 
 
 def test_a_dataset_survives_pickling(dataset, samples):
@@ -143,13 +139,11 @@ def test_segments_are_disjoint_and_make_up_the_person_mask(samples, scenes):
 def test_only_people_without_any_labelled_keypoint_are_ignored(scenes, samples):
     ears = SyntheticPeople(24, seed=5, skeleton=Skeleton("ears", ("left_ear", "right_ear")))
     ignored = 0
-    for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
-        of_ears = ears.sample(index, scene)
-        for one, skeleton_sample in ((sample, sample), (of_ears, of_ears)):
-            nobody = (one.labels.visibility == 0).all(1)
-            expected = scene.masks()[nobody].any(0)
-            np.testing.assert_array_equal(skeleton_sample.ignore_mask, expected)
-            ignored += int(nobody.sum())
+    for index, (scene, whole) in enumerate(zip(scenes, samples, strict=True)):
+        for sample in (whole, ears.sample(index, scene)):
+            unlabelled = (sample.labels.visibility == 0).all(1)
+            np.testing.assert_array_equal(sample.ignore_mask, scene.masks()[unlabelled].any(0))
+            ignored += int(unlabelled.sum())
     assert ignored > 0
 
 
@@ -231,7 +225,7 @@ def test_a_ball_is_the_same_as_an_ellipsoid_as_a_short_capsule_and_by_formula():
     rest = 12.0**2 - (x - centre[0]) ** 2 - (y - centre[1]) ** 2
     expected = np.where(rest > 0, centre[2] + np.sqrt(np.maximum(rest, 0)), -np.inf)
     ellipsoid = Solid("ball", colours, centre, axes=12.0 * np.eye(3))
-    capsule = Solid("ball", colours, centre, centre + [0, 1e-4, 0], (12.0, 12.0))
+    capsule = Solid("ball", colours, centre, centre + np.array([0, 1e-4, 0]), (12.0, 12.0))
     for solid in (ellipsoid, capsule):
         np.testing.assert_allclose(depth_of(solid), expected, atol=0.02)
 
@@ -247,7 +241,7 @@ def test_a_slanted_capsule_has_every_surface_point_one_radius_from_its_axis():
     np.testing.assert_allclose(distance, radius, atol=0.02)
 
 
-# --- sizes, crowds, skeletons, mistakes ---------------------------------------------------------------------------------
+# --- sizes, crowds, skeletons, mistakes ------------------------------------------------------------------------------
 
 
 def test_a_picture_with_nobody_is_a_normal_picture():
@@ -359,31 +353,47 @@ def test_the_ground_truth_given_as_predictions_has_an_average_precision_of_one(g
 # --- datasets/synthesize.py -------------------------------------------------------------------------------------------
 
 
-def synthesize(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+@pytest.fixture
+def script(monkeypatch):
+    """The script as a module that leaves no trace."""
+    spec = importlib.util.spec_from_file_location("synthesize", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "synthesize", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def annotations_in(folder: Path) -> dict:
+    return json.loads((folder / "annotations" / "person_keypoints_val2017.json").read_text())
 
 
 def test_the_script_writes_what_the_dataset_draws(tmp_path):
-    run = synthesize("--out", tmp_path, "--count", 3, "--seed", 5, "--size", "120x160", "--quality", "png")
+    arguments = ["--count", "3", "--seed", "5", "--size", "120x160", "--quality", "png", "--workers", "2"]
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--out", tmp_path, *arguments], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("\n") == 1
     assert "3 pictures" in run.stdout
-    content = json.loads((tmp_path / "annotations" / "person_keypoints_val2017.json").read_text())
-    dataset = SyntheticPeople(3, seed=5, image_size=(120, 160))
+    content, dataset = annotations_in(tmp_path), SyntheticPeople(3, seed=5, image_size=(120, 160))
     assert content["annotations"] == dataset.ground_truth()["annotations"]
     for index, image in enumerate(content["images"]):
         assert image["file_name"] == f"{index + 1:012d}.png"
         with Image.open(tmp_path / "val2017" / image["file_name"]) as picture:
             np.testing.assert_array_equal(np.asarray(picture), dataset[index].image)
 
-    again = synthesize("--out", tmp_path, "--count", 3, "--seed", 5)
-    assert again.returncode != 0
-    assert "--overwrite" in again.stderr
-    replaced = synthesize("--out", tmp_path, "--count", 2, "--seed", 6, "--workers", 1, "--overwrite", "--people", "0-2")
-    assert replaced.returncode == 0, replaced.stderr
+
+def test_the_script_replaces_a_split_only_when_told_to(script, tmp_path):
+    def main(*more: str) -> None:
+        script.main(["--out", str(tmp_path), "--size", "64", *more])
+
+    main("--count", "3", "--seed", "5")
+    with pytest.raises(SystemExit, match="--overwrite"):
+        main("--count", "2", "--seed", "6")
+    main("--count", "2", "--seed", "6", "--overwrite", "--people", "0-2")
     assert sorted(path.name for path in (tmp_path / "val2017").iterdir()) == ["000000000001.jpg", "000000000002.jpg"]
-    content = json.loads((tmp_path / "annotations" / "person_keypoints_val2017.json").read_text())
-    assert content["annotations"] == SyntheticPeople(2, seed=6, people=(0, 2)).ground_truth()["annotations"]
+    expected = SyntheticPeople(2, seed=6, image_size=(64, 64), people=(0, 2)).ground_truth()
+    assert annotations_in(tmp_path) == json.loads(json.dumps(expected))
 
 
 @pytest.mark.parametrize(
@@ -391,31 +401,16 @@ def test_the_script_writes_what_the_dataset_draws(tmp_path):
     [
         (("--people", "eight"), "FEWEST-MOST"),
         (("--people", "8-1"), "people"),
-        (("--size", "480"), None),
+        (("--size", "480x"), "HEIGHTxWIDTH"),
         (("--size", "8x8"), "image_size"),
         (("--quality", "101"), "quality"),
         (("--count", "0"), "at least 1"),
         (("--split", "../elsewhere"), "--split"),
     ],
 )
-def test_the_script_explains_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
-    module = load_script(monkeypatch)
+def test_the_script_explains_bad_arguments(script, arguments, message, tmp_path, capsys):
     given = {"--out": str(tmp_path), "--count": "1", "--seed": "1", **dict([arguments])}
     flat = [text for item in given.items() for text in item]
-    if message is None:
-        module.parse_arguments(flat)
-        return
     with pytest.raises(SystemExit):
-        module.parse_arguments(flat)
+        script.parse_arguments(flat)
     assert message in capsys.readouterr().err
-
-
-def load_script(monkeypatch):
-    """The script as a module, without a trace in ``sys.modules``."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("synthesize", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "synthesize", module)
-    spec.loader.exec_module(module)
-    return module

@@ -90,3 +90,38 @@ def sample_cloth(rng: np.random.Generator, plain_share: float, front: bool = Fal
 def plain_cloth(colour: np.ndarray) -> Cloth:
     """One colour, no print."""
     return Cloth(np.stack([colour, colour]))
+
+
+@dataclass
+class Outfit:
+    """What one person looks like: cloths, how long they are, skin and hair.
+
+    Args:
+        sleeves: "long", "short" or "none".
+        legs: "trousers", "shorts" or "skirt".
+    """
+
+    skin: Cloth
+    hair: Cloth
+    shirt: Cloth
+    sleeve: Cloth
+    legwear: Cloth
+    shoes: Cloth
+    sleeves: str
+    legs: str
+
+
+def sample_outfit(rng: np.random.Generator) -> Outfit:
+    """Everything that a random person wears, the hat apart."""
+    skin = plain_cloth(varied(rng, SKIN, 8))
+    hair = plain_cloth(varied(rng, HAIR, 8))
+    shirt = sleeve = sample_cloth(rng, 0.4, front=True)
+    if shirt.kind in ("panel", "badge"):
+        sleeve = plain_cloth(shirt.colours[0 if rng.random() < 0.85 else 1])
+    legwear = sample_cloth(rng, 0.75)
+    shoes = plain_cloth(sample_colour(rng))
+    sleeves = ("long", "short", "none")[int(rng.choice(3, p=np.array([0.42, 0.46, 0.12])))]
+    legs = ("trousers", "shorts", "skirt")[int(rng.choice(3, p=np.array([0.58, 0.26, 0.16])))]
+    if legs == "skirt" and rng.random() < 0.4:  # a dress
+        legwear = shirt
+    return Outfit(skin, hair, shirt, sleeve, legwear, shoes, sleeves, legs)

@@ -82,7 +82,7 @@ class PrnSamples(_TensorFields):
         sides = boxes[:, 2:] - boxes[:, :2]
         enough = ((visibility > 0).sum(1) >= min_keypoints) & ~crowd & (sides > 1).all(1)
         if not enough.any():
-            raise ValueError(f"nobody in these {len(pictures)} pictures has {min_keypoints} labelled keypoints and a box")
+            raise ValueError(f"nobody in {len(pictures)} pictures has {min_keypoints} labelled keypoints and a box")
         return cls(
             keypoints=torch.from_numpy(keypoints).float(),
             visibility=torch.from_numpy(visibility),
@@ -96,7 +96,9 @@ class PrnSamples(_TensorFields):
     def __len__(self) -> int:
         return len(self.usable)
 
-    def batches(self, batch_size: int, grid: PersonGrid, augmentation: PrnAugmentation, seed: int) -> Iterator[PrnBatch]:
+    def batches(
+        self, batch_size: int, grid: PersonGrid, augmentation: PrnAugmentation, seed: int
+    ) -> Iterator[PrnBatch]:
         """One pass over everybody in random order; order and augmentation depend on ``seed`` alone."""
         generator = torch.Generator(self.keypoints.device).manual_seed(seed)
         order = self.usable[torch.randperm(len(self), generator=generator, device=generator.device)]

@@ -13,8 +13,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from multiposenet.data.bodies import sample_figure
 from multiposenet.data.body_poses import turn_x, turn_y, turn_z
-from multiposenet.data.figures import KEYPOINTS, sample_figure, shown_by
+from multiposenet.data.figures import KEYPOINTS, shown_by
 from multiposenet.data.scenery import develop, noise_texture, sample_backdrop, sample_thing
 from multiposenet.data.solids import DepthBuffer, paint, render
 from multiposenet.geometry import xyxy_to_xywh
@@ -305,9 +306,7 @@ class SyntheticPeople:
                     "segmentation": {"size": list(segment["size"]), "counts": segment["counts"].decode("ascii")},
                     "num_keypoints": int((visibility[i] > 0).sum()),
                     "keypoints": [
-                        value
-                        for x, y, shown in triples[i].tolist()
-                        for value in (round(x, 2), round(y, 2), int(shown))
+                        value for x, y, shown in triples[i].tolist() for value in (round(x, 2), round(y, 2), int(shown))
                     ],
                 }
             )

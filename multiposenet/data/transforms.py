@@ -299,11 +299,12 @@ def training_transform(
     scale: tuple[float, float] = (0.8, 1.2),
     rotation: float = 40.0,
     flip: float = 0.5,
+    colours: bool = True,
     skeleton: Skeleton = COCO_PERSON,
 ) -> v2.Transform:
-    """:class:`RandomPersonCrop`, then :func:`random_colours`."""
+    """:class:`RandomPersonCrop`, then, with ``colours``, :func:`random_colours`."""
     crop = RandomPersonCrop(size, reference, scale=scale, rotation=rotation, flip=flip, skeleton=skeleton)
-    return v2.Compose([crop, random_colours()])
+    return v2.Compose([crop, random_colours()]) if colours else crop
 
 
 def _uniform(low: float, high: float) -> float:

@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Makes the weights that ship with the package, from nothing but seeds.
+
+    python recipes/train_default.py --work DIR
+
+Draws synthetic people to disk, trains the shared network in two parts (small pictures, then the size of use), trains
+the pose residual network on the same people's labels, measures the chain on held-out people and writes the weights
+with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from multiposenet import checkpoint
+from multiposenet.data.sources import TRAIN_SEED, VALIDATION_SEED
+from multiposenet.methods import build_method
+from multiposenet.predictor import DEFAULT_WEIGHTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PEOPLE = 12_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 1.5 GB")
+    parser.add_argument("--out", type=Path, default=ROOT / "multiposenet" / "assets" / DEFAULT_WEIGHTS)
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+
+    people = work / "people"
+    step(
+        people / "annotations" / "person_keypoints_train2017.json",
+        "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
+        "--people", "0-8", "--workers", 2,
+    )  # fmt: skip
+    start: list[str | Path] = []
+    for part in ("a", "b"):
+        run = work / f"shared_{part}"
+        step(
+            run / "finished",
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_resnet18_{part}.toml", "--data", people,
+            "--out", run, *start,
+        )  # fmt: skip
+        start = ["--weights", run / "best.safetensors"]
+    step(
+        work / "prn" / "finished",
+        "prn_train/train.py", "--data", people, "--val_split", "train2017", "--val_limit", 500, *start,
+        "--number_of_epoch", 12, "--exp", work / "prn",
+    )  # fmt: skip
+    result = work / "prn" / "last.safetensors"
+    step(work / "evaluation" / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", work / "evaluation")
+    export(result, work, arguments.out)
+
+
+def step(result: Path, script: str, *arguments: object) -> None:
+    """Runs one of the project's scripts unless its result is there."""
+    if result.exists():
+        print(f"{script}: {result} is there")
+        return
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+    if result.name == "finished":
+        result.touch()
+
+
+def export(weights: Path, work: Path, out: Path) -> None:
+    """Writes the weights in half precision, with where they come from and what they reach."""
+    method = build_method(weights=weights)
+    shared = checkpoint.load_tensors(work / "shared_b" / "best.safetensors")[1]
+    evaluation = json.loads((work / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    metadata = {
+        "model": method.name,
+        "options": method.options,
+        "skeleton": method.skeleton.to_dict(),
+        "licence": "Apache-2.0",
+        "data": shared["data"],
+        "seed": shared["seed"],
+        "commit": commit.stdout.strip() or "unknown",
+        "recipe": "recipes/train_default.py",
+        "evaluated_on": f"200 synthetic pictures, seed {VALIDATION_SEED}, 1 to 8 people",
+        "figures": evaluation["metrics"],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_weights(method.model, out, metadata, dtype=torch.float16)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {checkpoint.sha256(out)}")
+
+
+if __name__ == "__main__":
+    main()
