@@ -73,13 +73,14 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # given a path, torch would go by the ending of its name
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: holds more than tensors (pickled code or objects), which is never run here. Save its state dict "
             f"alone: torch.save(model.state_dict(), ...). ({str(error).splitlines()[0]})"
         ) from None
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # the unpickler raises whatever foreign bytes lead it to: IndexError, KeyError, ...
         raise ValueError(f"{path}: not a weights file, or damaged ({error})") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -144,8 +145,9 @@ def load_training_state(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no training state {path}; --resume takes the folder of an earlier run")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # as above
         raise ValueError(f"{path}: not a training state, or damaged ({error})") from None
 
 

@@ -174,7 +174,7 @@ class Trainer:
                 losses = self.compute_losses(batch)
             loss = torch.stack(list(losses.values())).sum()
             if not bool(torch.isfinite(loss)):
-                parts = {name: float(value) for name, value in losses.items()}
+                parts = {name: float(value.detach()) for name, value in losses.items()}
                 names = ", ".join(getattr(batch, "names", ()))
                 raise FloatingPointError(f"loss is not finite at step {self.step}: {parts}; pictures: {names}")
             self.optimizer.zero_grad(set_to_none=True)
@@ -230,6 +230,7 @@ class Trainer:
         self.schedule.load_state_dict(self.schedule.state_dict() | state["schedule"])
         torch.set_rng_state(state["torch_rng"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        drop_rows(folder / LOG, after=self.epoch)
 
     def _report(self, figures: dict[str, float], epochs: int) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
@@ -252,11 +253,7 @@ def load_parts(model: nn.Module, path: str | Path, parts: Sequence[str]) -> None
 
 def append_row(path: Path, row: dict) -> None:
     """Appends a row to a CSV file; a column that the file does not have yet makes the file be written anew."""
-    rows, columns = [], []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or []), list(reader)
+    columns, rows = _read_rows(path)
     fresh = [name for name in row if name not in columns]
     with path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns + fresh)
@@ -264,6 +261,25 @@ def append_row(path: Path, row: dict) -> None:
             writer.writeheader()
             writer.writerows(rows)
         writer.writerow(row)
+
+
+def drop_rows(path: Path, after: int) -> None:
+    """Removes the rows of later epochs from a log: an interrupted run had logged them, but not saved their weights."""
+    columns, rows = _read_rows(path)
+    kept = [row for row in rows if int(row["epoch"]) <= after]
+    if len(kept) < len(rows):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames or []), list(reader)
 
 
 def describe_run(folder: Path, options: Any, **facts: Any) -> None:

@@ -56,6 +56,7 @@ def build_multiposenet(
     prn_crop: tuple[int, int] = (56, 36),
     prn_softmax: str = "keypoint",
     prn_dropout: float = 0.5,
+    prn_residual_activation: bool = False,
     prn_sigma: float = 1.0,
     prn_margin: float = 0.21,
     prn_window: int | None = None,
@@ -70,7 +71,7 @@ def build_multiposenet(
         backbone, backbone_weights: see ``models.backbones.ResNetBackbone``.
         channels: width of both pyramids and of the detector's heads.
         keypoint_width, merged_width: width of D_l, and after the levels are merged.
-        prn_nodes, prn_crop, prn_softmax, prn_dropout: the pose residual network.
+        prn_nodes, prn_crop, prn_softmax, prn_dropout, prn_residual_activation: the pose residual network.
         prn_sigma, prn_margin, prn_window: its grid, see ``rasterize.PersonGrid``.
         smooth_top: smooth K5 too (the paper) or not (the reference layout).
         keypoint_activation: ReLU in D_l (the paper does not say; the reference layout has none).
@@ -96,7 +97,7 @@ def build_multiposenet(
         ),
         detection_pyramid=Pyramid((1, 2, 3), stages.channels[1:], channels, extra_levels=True),
         detection_subnet=DetectionSubnet(channels, anchors.per_cell),
-        prn=PoseResidualNetwork(k, prn_nodes, prn_softmax, tuple(prn_crop), prn_dropout),
+        prn=PoseResidualNetwork(k, prn_nodes, prn_softmax, tuple(prn_crop), prn_dropout, prn_residual_activation),
         keypoint_loss=KeypointLoss(codec),
         detection_loss=DetectionLoss(anchors),
     )
@@ -115,6 +116,7 @@ def multiposenet_resnet18(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, 
         "prn_crop": (28, 18),
         "prn_dropout": 0.1,
         "prn_sigma": 0.7,
+        "prn_margin": 0.5,
         "smooth_top": True,
         "keypoint_activation": True,
         "keypoint_norm": True,

@@ -93,11 +93,12 @@ class PosePredictor:
             yield from self._predict(*zip(*batch, strict=True))
 
     def _predict(self, pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None]) -> list[Poses]:
-        """Runs pictures of equal canvas together: a picture's result never depends on its neighbours' shapes."""
-        windows = [CropWindow.letterbox(picture.shape[:2], self.image_size) for picture in pictures]
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, window in enumerate(windows):
-            groups[window.size].append(index)
+        """Runs pictures together whose canvases agree at every scale: no result depends on its neighbours' shapes."""
+        canvases = [[CropWindow.letterbox(picture.shape[:2], size) for size in self._sizes] for picture in pictures]
+        windows = [own[0] for own in canvases]
+        groups: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+        for index, own in enumerate(canvases):
+            groups[tuple(window.size for window in own)].append(index)
         results: dict[int, Poses] = {}
         for indices in groups.values():
             known = None
@@ -108,13 +109,17 @@ class PosePredictor:
                 results[index] = _to_picture(poses, windows[index], pictures[index].shape[:2])
         return [results[index] for index in range(len(pictures))]
 
+    @property
+    def _sizes(self) -> list[int]:
+        """Long side of a picture at each scale."""
+        return [round(self.image_size * scale) for scale in self.scales]
+
     @torch.inference_mode()
     def _predict_canvas(self, pictures: list[np.ndarray], boxes: list[np.ndarray] | None) -> list[Poses]:
         decoder = self.method.decoder
         views = []
-        for scale in self.scales:
-            size = round(self.image_size * scale)
-            zoom = size / round(self.image_size * self.scales[0])
+        for size in self._sizes:
+            zoom = size / self._sizes[0]
             with self._timed("prepare"):
                 images = torch.stack([letterbox_image(picture, size) for picture in pictures])
                 images = images.to(self.device).float().div_(255).contiguous(memory_format=torch.channels_last)

@@ -46,6 +46,7 @@ class PrnOptions:
     split: str = option("train2017", "training split of the folder")
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(2000, "synthetic pictures whose labels are learnt from")
+    val_data: str | None = option(None, "validation data; default the same as --data")
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(200, "synthetic validation pictures")
@@ -55,8 +56,8 @@ class PrnOptions:
     lr_gamma: float | None = option(None, "factor of the rate every second epoch from the third; default: cosine")
     node_count: int | None = option(None, "width of the hidden layers; default the model's")
     coeff: int | None = option(None, "grid of 28 x coeff by 18 x coeff cells; default the model's")
-    softmax: str = option("keypoint", "normalisation of the output", choices=SOFTMAXES)
-    threshold: float = option(0.21, "margin around the box in which peaks count")
+    softmax: str | None = option(None, "normalisation of the output; default the model's", choices=SOFTMAXES)
+    threshold: float | None = option(None, "margin around the box in which peaks count; default the model's")
     num_of_keypoints: int = option(3, "learn from people with more labelled keypoints than this")
     window_size: int | None = option(None, "cells of the square in which a peak's score is collected; default 6 sigma")
     flip: float = option(0.5, "probability of mirroring a person")
@@ -91,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         with_keypoints=True,
     )  # fmt: skip
     validation = open_dataset(
-        options.data, options.val_split, method.skeleton, options.val_limit, options.val_count, SELECTION_SEED,
-        with_keypoints=True,
+        options.val_data or options.data, options.val_split, method.skeleton, options.val_limit, options.val_count,
+        SELECTION_SEED, with_keypoints=True,
     )  # fmt: skip
     samples = PrnSamples.from_labels(
         read_labels(training, options.num_workers), method.skeleton, options.num_of_keypoints + 1

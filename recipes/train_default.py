@@ -52,11 +52,12 @@ def main() -> None:
         start = ["--weights", run / "best.safetensors"]
     step(
         work / "prn" / "finished",
-        "prn_train/train.py", "--data", people, "--val_split", "train2017", "--val_limit", 500, *start,
+        "prn_train/train.py", "--data", people, "--val_data", "synthetic", *start,
         "--number_of_epoch", 12, "--exp", work / "prn",
     )  # fmt: skip
     result = work / "prn" / "last.safetensors"
-    step(work / "evaluation" / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", work / "evaluation")
+    evaluation = work / "evaluation"
+    step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", evaluation)
     export(result, work, arguments.out)
 
 

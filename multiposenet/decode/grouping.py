@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from multiposenet.heatmap import local_sum
 from multiposenet.rasterize import PersonGrid
 from multiposenet.structures import Detections, Peaks
 
@@ -120,9 +121,7 @@ class PoseResidualGrouping:
         network = self.prn(self.grid.draw(cells[near], row, keypoint, len(boxes), peaks.scores.shape[1]))
 
         # What the network puts on a window around the peak: the probability that the keypoint is there.
-        radius = self.grid.reach
-        kernel = 2 * radius + 1
-        collected = F.avg_pool2d(network, kernel, stride=1, padding=radius, count_include_pad=True) * kernel**2
+        collected = local_sum(network, self.grid.reach)
         nearest = cells.round().long()
         at = nearest[..., 1] * self.grid.size[1] + nearest[..., 0]
         scores = collected.flatten(2).gather(2, at).clamp(0, 1) * peaks.scores[picture]

@@ -1,0 +1,348 @@
+"""The training loop on a toy: what is frozen stays, what is resumed goes on, what is left behind can be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.testing import assert_close
+
+from multiposenet.checkpoint import load_tensors, save_weights
+from multiposenet.engine import (
+    BEST,
+    LAST,
+    LOG,
+    STATE,
+    Trainer,
+    append_row,
+    cosine_schedule,
+    describe_run,
+    freeze,
+    load_parts,
+    set_training,
+)
+from multiposenet.structures import _TensorFields
+
+
+@dataclass(frozen=True)
+class ToyBatch(_TensorFields):
+    inputs: Tensor
+    answers: Tensor
+    names: tuple[str, ...]
+
+
+class Toy(nn.Module):
+    """A part with batch normalisation and dropout, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs))[:, 0]
+
+
+def batches(epoch: int, count: int = 3) -> Iterator[ToyBatch]:
+    generator = torch.Generator().manual_seed(epoch)
+    for i in range(count):
+        inputs = torch.randn(6, 3, generator=generator)
+        yield ToyBatch(inputs, inputs.sum(1), tuple(f"{epoch}-{i}-{row}.png" for row in range(6)))
+
+
+def trainer(folder: Path, seed: int = 0, plateau: bool = False, epochs: int = 4, **options) -> Trainer:
+    torch.manual_seed(seed)
+    folder.mkdir(exist_ok=True)
+    model = Toy()
+    freeze(model, options.get("frozen", ()))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.05)
+    schedule = (
+        ReduceLROnPlateau(optimizer, factor=0.5, patience=0) if plateau else cosine_schedule(optimizer, 3 * epochs, 2)
+    )
+
+    def compute_losses(batch: ToyBatch) -> dict[str, Tensor]:
+        error = model(batch.inputs) - batch.answers
+        return {"square": error.square().mean(), "absolute": error.abs().mean()}
+
+    return Trainer(model, compute_losses, optimizer, schedule, folder, {"model": "toy"}, **options)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / LOG).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scores(*values: float) -> Callable[[nn.Module], dict[str, float]]:
+    """A validation that gives these figures, one after the other."""
+    remaining = iter(values)
+    return lambda _: {"AP": next(remaining)}
+
+
+def test_training_lowers_the_loss(tmp_path):
+    run = trainer(tmp_path, epochs=20)
+    run.model.body[3].p = 0.0
+    run.fit(batches, 20)
+    losses = [float(row["loss"]) for row in rows(tmp_path)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# --- freezing
+
+
+def test_a_frozen_part_keeps_weights_and_batch_statistics_bit_for_bit(tmp_path):
+    run = trainer(tmp_path, frozen=("body",))
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    run.fit(batches, 2)
+    after = run.model.state_dict()
+    for key in before:
+        assert torch.equal(after[key], before[key]) == key.startswith("body."), key
+
+
+def test_a_frozen_part_keeps_its_averaged_weights_and_statistics_too(tmp_path):
+    run = trainer(tmp_path, frozen=("body",), ema_decay=0.9)
+    before = {key: value.clone() for key, value in run.model.body.state_dict().items()}
+    run.fit(batches, 2)
+    assert_close(run.result.body.state_dict(), before, atol=0, rtol=0)
+
+
+def test_frozen_parts_are_in_evaluation_mode_while_the_others_train():
+    model = Toy()
+    set_training(model, ("body",))
+    assert model.training
+    assert model.head.training
+    assert not any(layer.training for layer in model.body.modules())
+
+
+def test_an_unknown_part_cannot_be_frozen_and_the_error_lists_the_parts():
+    with pytest.raises(ValueError, match=r"\['neck'\].*body, head"):
+        freeze(Toy(), ("neck",))
+
+
+# --- resuming
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"plateau": True}], ids=["plain", "averaged", "plateau"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, options):
+    straight = trainer(tmp_path / "straight", **options)
+    straight.fit(batches, 4)
+
+    trainer(tmp_path / "broken", **options).fit(batches, 2)
+    resumed = trainer(tmp_path / "broken", seed=123, **options)
+    resumed.resume(tmp_path / "broken")
+    resumed.fit(batches, 4)
+
+    assert_close(resumed.model.state_dict(), straight.model.state_dict(), atol=0, rtol=0)
+    assert_close(resumed.result.state_dict(), straight.result.state_dict(), atol=0, rtol=0)
+    assert (resumed.epoch, resumed.step) == (straight.epoch, straight.step) == (4, 12)
+    for ours, theirs in zip(rows(tmp_path / "broken"), rows(tmp_path / "straight"), strict=True):
+        assert [ours[name] for name in ("epoch", "step", "lr", "loss")] == [
+            theirs[name] for name in ("epoch", "step", "lr", "loss")
+        ]
+
+
+def test_a_resumed_run_does_not_forget_how_good_it_was(tmp_path):
+    trainer(tmp_path, validate=scores(0.9)).fit(batches, 1)
+    resumed = trainer(tmp_path, validate=scores(0.5))
+    resumed.resume(tmp_path)
+    resumed.fit(batches, 2)
+    assert load_tensors(tmp_path / BEST)[1]["epoch"] == 1
+    assert load_tensors(tmp_path / LAST)[1]["epoch"] == 2
+
+
+def test_epochs_that_an_interruption_lost_are_not_logged_twice(tmp_path):
+    def interrupted(epoch: int) -> Iterator[ToyBatch]:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return batches(epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, validate=scores(0.1, 0.2)).fit(interrupted, 4, validate_every=2)
+    resumed = trainer(tmp_path, validate=scores(0.2))
+    resumed.resume(tmp_path)
+    assert resumed.epoch == 2
+    resumed.fit(batches, 4, validate_every=2)
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
+
+
+def test_resuming_a_finished_run_trains_nothing_more(tmp_path):
+    trainer(tmp_path).fit(batches, 2)
+    resumed = trainer(tmp_path)
+    resumed.resume(tmp_path)
+    resumed.fit(batches, 2)
+    assert len(rows(tmp_path)) == 2
+
+
+def test_resuming_from_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no training state"):
+        trainer(tmp_path).resume(tmp_path)
+
+
+def test_resuming_with_another_model_is_an_error_that_names_the_keys(tmp_path):
+    trainer(tmp_path).fit(batches, 1)
+    other = trainer(tmp_path)
+    other.model.head = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"wrong shapes .*head\.weight"):
+        other.resume(tmp_path)
+
+
+# --- what a run leaves behind
+
+
+def test_the_best_file_holds_the_weights_of_the_best_validation_and_the_last_file_the_last(tmp_path):
+    weights = []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        weights.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"AP": (0.1, 0.7, 0.3)[len(weights) - 1]}
+
+    trainer(tmp_path, validate=validate).fit(batches, 3)
+    for file, epoch, figure in ((BEST, 2, 0.7), (LAST, 3, 0.3)):
+        tensors, facts = load_tensors(tmp_path / file)
+        assert_close(tensors, weights[epoch - 1], atol=0, rtol=0)
+        assert (facts["model"], facts["epoch"], facts["figures"]["AP"]) == ("toy", epoch, figure)
+
+
+def test_without_validation_there_is_a_last_file_but_no_best(tmp_path):
+    trainer(tmp_path).fit(batches, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([LAST, STATE, LOG])
+
+
+def test_the_epochs_asked_for_and_the_last_one_are_validated(tmp_path):
+    trainer(tmp_path, validate=scores(0.1, 0.2, 0.3)).fit(batches, 5, validate_every=2)
+    assert [row["AP"] for row in rows(tmp_path)] == ["", "0.1", "", "0.2", "0.3"]
+
+
+def test_the_log_has_a_row_an_epoch_with_losses_and_their_sum(tmp_path):
+    trainer(tmp_path).fit(batches, 2)
+    log = rows(tmp_path)
+    assert [(row["epoch"], row["step"]) for row in log] == [("1", "3"), ("2", "6")]
+    for row in log:
+        assert_close(float(row["loss"]), float(row["square"]) + float(row["absolute"]), atol=1e-5, rtol=0)
+
+
+def test_a_new_column_in_the_log_leaves_the_old_rows_in_place(tmp_path):
+    append_row(tmp_path / "log.csv", {"epoch": 1, "loss": 0.5})
+    append_row(tmp_path / "log.csv", {"epoch": 2, "AP": 0.1})
+    append_row(tmp_path / "log.csv", {"AP": 0.2, "loss": 0.25, "epoch": 3})
+    assert rows(tmp_path) == [
+        {"epoch": "1", "loss": "0.5", "AP": ""},
+        {"epoch": "2", "loss": "", "AP": "0.1"},
+        {"epoch": "3", "loss": "0.25", "AP": "0.2"},
+    ]
+
+
+def test_the_description_of_a_run_says_what_it_was_asked_and_with_which_versions(tmp_path):
+    @dataclass(frozen=True)
+    class Asked:
+        lr: float = 0.1
+
+    describe_run(tmp_path, Asked(), data={"split": "train"}, file=Path("a"))
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert content["options"] == {"lr": 0.1}
+    assert content["versions"]["torch"] == torch.__version__
+    assert (content["data"], content["file"]) == ({"split": "train"}, "a")
+
+
+# --- trouble
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_losses_and_pictures(tmp_path):
+    def poisoned(epoch: int) -> Iterator[ToyBatch]:
+        for i, batch in enumerate(batches(epoch)):
+            yield ToyBatch(batch.inputs * (math.nan if i == 1 else 1), batch.answers, batch.names)
+
+    run = trainer(tmp_path)
+    with pytest.raises(FloatingPointError, match=r"step 1: .*'square': nan.*0-1-0\.png, 0-1-1\.png"):
+        run.fit(poisoned, 1)
+    assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+
+
+def test_data_that_gives_no_batch_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="gave no batch"):
+        trainer(tmp_path).fit(lambda _: iter(()), 1)
+
+
+# --- averaging, schedule, clipping
+
+
+def test_the_averaged_weights_follow_the_moving_average(tmp_path):
+    run = trainer(tmp_path, ema_decay=0.5)
+    history = []
+    run.optimizer.register_step_post_hook(lambda *_: history.append(run.model.head.weight.detach().clone()))
+    run.fit(batches, 2)
+    average = history[0]  # the first update takes the weights over
+    for number, weight in enumerate(history[1:], start=2):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weight
+    assert_close(run.result.head.weight.detach(), average)
+
+
+def test_with_averaging_the_averaged_weights_are_validated_and_saved(tmp_path):
+    seen = []
+    run = trainer(tmp_path, ema_decay=0.9, validate=lambda model: seen.append(model) or {"AP": 0.5})
+    run.fit(batches, 1)
+    assert seen == [run.result]
+    assert run.result is not run.model
+    assert_close(load_tensors(tmp_path / LAST)[0], dict(run.result.state_dict()), atol=0, rtol=0)
+
+
+def test_the_cosine_schedule_warms_up_and_falls_to_a_hundredth():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = cosine_schedule(optimizer, total_steps=10, warmup_steps=4)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert_close(rates[:5], [0.5, 1.0, 1.5, 2.0, 2.0])
+    assert_close(rates[7], 2 * (0.01 + 0.99 / 2))
+    assert_close(rates[10:], [0.02, 0.02])
+
+
+def test_a_plateau_schedule_is_told_the_loss_once_an_epoch(tmp_path):
+    run = trainer(tmp_path, plateau=True)
+    told = []
+    run.schedule.step = told.append
+    run.fit(batches, 2)
+    assert_close(told, [float(row["loss"]) for row in rows(tmp_path)])
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
+    def gradient_norm(clip: float) -> Tensor:
+        run = trainer(tmp_path / str(clip), clip=clip)
+        norms = []
+        run.optimizer.register_step_pre_hook(
+            lambda *_: norms.append(torch.stack([p.grad.norm() for p in run.model.parameters()]).norm())
+        )
+        run.fit(lambda epoch: batches(epoch, count=1), 1)
+        return norms[0]
+
+    assert_close(gradient_norm(0.01), torch.tensor(0.01), rtol=1e-3, atol=0)
+    assert float(gradient_norm(0.0)) > 0.1
+
+
+# --- parts of other files
+
+
+def test_parts_of_another_model_s_file_are_taken_and_the_rest_stays(tmp_path):
+    torch.manual_seed(1)
+    other, model = Toy(), Toy()
+    save_weights(other, tmp_path / "other.safetensors", {})
+    body = {key: value.clone() for key, value in model.body.state_dict().items()}
+    load_parts(model, tmp_path / "other.safetensors", ["head"])
+    assert_close(model.head.state_dict(), other.head.state_dict(), atol=0, rtol=0)
+    assert_close(model.body.state_dict(), body, atol=0, rtol=0)
+
+
+def test_a_part_that_the_file_does_not_have_is_an_error_that_names_it(tmp_path):
+    save_weights(Toy().body, tmp_path / "body.safetensors", {})
+    with pytest.raises(ValueError, match=r"body\.safetensors \(head\) does not fit .*weight"):
+        load_parts(Toy(), tmp_path / "body.safetensors", ["head"])
