@@ -84,6 +84,7 @@ class TrainOptions:
     rotation: float = option(40.0, "largest random rotation, degrees")
     flip: float = option(0.5, "probability of mirroring")
     epochs: int = option(30, "epochs of every phase", aliases=("number_of_epoch",))
+    stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
     batch_size: int = option(8, "pictures a step")
     lr: float = option(1e-3, "Adam's rate")
     detection_lr: float | None = option(None, "rate of the detection phase; default the same")
@@ -136,7 +137,7 @@ def backbone_option(options: TrainOptions) -> dict:
 def check_same_run(options: TrainOptions, folder: Path) -> None:
     """A run is resumed with the options it was started with, but for its length and its place."""
     before = TrainOptions(**read_options_file(TrainOptions, folder / "options.toml"))
-    free = {"resume", "out", "epochs", "workers", "device", "validate_every"}
+    free = {"resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every"}
     changed = [
         f"{name} {getattr(before, name)!r} -> {getattr(options, name)!r}"
         for name in vars(options)
@@ -214,6 +215,7 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         "model": method.name,
         "options": method.options,
         "skeleton": method.skeleton.to_dict(),
+        "image_size": options.image_size,
         "data": source.identity(),
         "seed": options.seed,
         "task": phase,
@@ -241,7 +243,7 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
             generator=order,
         )
 
-    trainer.fit(loader, options.epochs, options.validate_every)
+    trainer.fit(loader, min(options.epochs, options.stop_epoch or options.epochs), options.validate_every)
     model.load_state_dict(trainer.result.state_dict())
     return folder / (BEST if (folder / BEST).exists() else LAST)
 

@@ -37,7 +37,7 @@ class AnchorGrid:
         return len(self.ratios) * len(self.scales)
 
     def anchors(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-        """All anchors [A, 4] (xyxy, float32, not clipped) for images of any (H, W); a level has ceil(H / stride) rows."""
+        """All anchors [A, 4] (xyxy, float32, not clipped) for images of any (H, W)."""
         return _anchors(self, tuple(image_size), str(device))
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:

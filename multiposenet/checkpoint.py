@@ -34,7 +34,10 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torc
         tensors[key] = value.contiguous().clone()
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
+    partial.touch()
+    mode = partial.stat().st_mode  # what the user's new files get; safetensors would let nobody else read this one
     save_file(tensors, partial, metadata={"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)})
+    partial.chmod(mode)
     os.replace(partial, path)
 
 

@@ -26,6 +26,8 @@ from multiposenet.structures import Detections, Poses
 DEFAULT_WEIGHTS = "multiposenet_resnet18.safetensors"
 """The weights that ship with the package, in ``multiposenet/assets``."""
 
+DEFAULT_IMAGE_SIZE = 480
+
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -35,7 +37,8 @@ class PosePredictor:
     Args:
         method: what to run.
         device: where; default: a GPU when there is one.
-        image_size: the long side of a picture is scaled to this many pixels.
+        image_size: the long side of a picture is scaled to this many pixels; default: what the weights were trained
+            for, as their metadata says, else ``DEFAULT_IMAGE_SIZE``.
         flip: average with the mirrored picture (twice the time).
         scales: run at these multiples of ``image_size`` and average; the first is the frame of reference.
         box_threshold, max_people: decoding limits; None keeps the method's.
@@ -48,13 +51,14 @@ class PosePredictor:
         self,
         method: PoseMethod,
         device: torch.device | str | None = None,
-        image_size: int = 480,
+        image_size: int | None = None,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         box_threshold: float | None = None,
         max_people: int | None = None,
         batch_size: int = 8,
     ) -> None:
+        image_size = image_size or method.metadata.get("image_size", DEFAULT_IMAGE_SIZE)
         if image_size < 32 or not scales or min(scales) <= 0:
             raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
         self.method = with_decoding(method, box_threshold, max_people)

@@ -272,7 +272,7 @@ class Poses(_TensorFields):
 
     def __getitem__(self, index: int | slice | Tensor) -> Poses:
         """A subset of the people; an integer keeps the person axis (one person)."""
-        if isinstance(index, int):
+        if isinstance(index, (int, np.integer)):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"person {index} of {len(self)}")
             index = slice(index, index + 1 or None)

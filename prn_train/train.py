@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "model": method.name,
         "options": method.options,
         "skeleton": method.skeleton.to_dict(),
+        **{name: method.metadata[name] for name in ("image_size",) if name in method.metadata},
         "data": training.identity(),
         "seed": options.seed,
         "task": "prn",

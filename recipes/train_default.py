@@ -83,6 +83,7 @@ def export(weights: Path, work: Path, out: Path) -> None:
         "model": method.name,
         "options": method.options,
         "skeleton": method.skeleton.to_dict(),
+        "image_size": shared["image_size"],
         "licence": "Apache-2.0",
         "data": shared["data"],
         "seed": shared["seed"],

@@ -104,6 +104,12 @@ def test_writing_leaves_no_other_file_behind(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state.pt", "w.safetensors"]
 
 
+def test_whoever_may_read_the_user_s_files_may_read_the_weights(tmp_path):
+    (tmp_path / "other").write_text("any other file")
+    save_weights(toy(), tmp_path / "w.safetensors", FACTS)
+    assert oct((tmp_path / "w.safetensors").stat().st_mode) == oct((tmp_path / "other").stat().st_mode)
+
+
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 def test_a_pytorch_state_dict_loads_bare_or_under_a_usual_key(tmp_path, key):
     content = toy().state_dict()

@@ -329,6 +329,18 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
     assert float(gradient_norm(0.0)) > 0.1
 
 
+def test_half_precision_arithmetic_keeps_weights_and_losses_in_single_precision(tmp_path):
+    run = trainer(tmp_path, precision="bf16")
+    seen = []
+    run.model.head.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    run.fit(batches, 1)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    full = trainer(tmp_path / "full")
+    full.fit(batches, 1)
+    assert_close(float(rows(tmp_path)[0]["loss"]), float(rows(tmp_path / "full")[0]["loss"]), rtol=0.05, atol=0)
+
+
 # --- parts of other files
 
 

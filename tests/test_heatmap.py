@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from multiposenet.heatmap import HeatmapCodec, draw_gaussians, find_peaks, local_maximum, unflip_heatmaps
+from multiposenet.heatmap import HeatmapCodec, draw_gaussians, find_peaks, local_maximum, local_sum, unflip_heatmaps
 
 
 def seeded() -> torch.Generator:
@@ -76,7 +76,7 @@ def test_nobody_is_an_empty_map():
     assert_close(maps, torch.zeros(2, 3, 8, 12))
 
 
-# --- local maxima
+# --- windows
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2, 5])
@@ -92,6 +92,14 @@ def test_the_local_maximum_leaves_its_argument_as_it_was():
     before = maps.clone()
     local_maximum(maps, 2)
     assert_close(maps, before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 6])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 23)])
+def test_the_local_sum_is_that_of_a_window_of_ones_over_a_map_that_ends_in_zeros(radius, size):
+    maps = torch.rand(2, 3, *size, generator=seeded())
+    ones = torch.ones(3, 1, 2 * radius + 1, 2 * radius + 1)
+    assert_close(local_sum(maps, radius), functional.conv2d(maps, ones, padding=radius, groups=3))
 
 
 # --- peaks

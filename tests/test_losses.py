@@ -253,6 +253,16 @@ def test_the_anchor_that_a_small_box_claims_fits_it_best():
     assert_close(is_person[0], overlap == overlap.max())
 
 
+def test_an_anchor_that_a_small_box_claims_is_taught_that_box_and_not_a_large_one_beside_it():
+    large, small = [24.0, 12.0, 56.0, 44.0], [23.0, 23.0, 33.0, 33.0]
+    anchor = (torch.tensor([12.0, 12.0, 44.0, 44.0]) == ANCHORS).all(1)
+    overlap = box_iou(ANCHORS[anchor], torch.tensor([large, small]))[0]
+    assert overlap[1] < overlap[0] < 0.5  # it fits the large box better, but not well
+    matched, is_person, _ = DetectionLoss(GRID).assign(ANCHORS, targets_for([[large, small]]))
+    assert is_person[0, anchor].item()
+    assert matched[0, anchor].item() == 1
+
+
 def test_anchors_on_a_crowd_get_no_loss_as_background():
     crowd = dataclasses.replace(NOBODY, ignore_mask=torch.ones(2, *CELLS, dtype=torch.bool))
     logits, deltas = random_answers(pictures=2)

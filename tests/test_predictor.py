@@ -5,6 +5,7 @@ Most tests run a network made by hand: it finds a red, a green and a blue spot, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,15 @@ def test_averaging_over_scales_leaves_everything_in_place(scales):
     (poses,) = spot_predictor(scales=scales)(picture(300, 420))
     assert_close(poses.keypoints, spots_at(300, 420)[None], atol=0.006 * 420, rtol=0)
     assert_close(poses.boxes, box_at(300, 420), atol=420 / 64, rtol=0)  # the boxes of the smallest scale are coarse
+
+
+def test_the_network_sees_the_picture_at_every_scale_and_mirrored_and_nothing_else():
+    predictor, seen = spot_predictor(scales=(1.0, 0.5), flip=True), []
+    predictor.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    predictor(picture(300, 400))
+    assert [tuple(images.shape) for images in seen] == [(1, 3, 96, 128)] * 2 + [(1, 3, 64, 64)] * 2
+    for plain, mirrored in (seen[:2], seen[2:]):
+        assert_close(mirrored, plain.flip(-1))
 
 
 def test_a_larger_working_size_changes_nothing_but_precision():
@@ -306,6 +316,13 @@ def test_the_limits_of_one_predictor_do_not_change_another_s(random_method):
 def test_a_model_in_training_mode_is_put_into_evaluation_mode(random_method):
     random_method.model.train()
     assert not any(module.training for module in PosePredictor(random_method, "cpu").model.modules())
+
+
+def test_pictures_are_scaled_to_what_the_weights_were_trained_for_unless_told(random_method):
+    trained = dataclasses.replace(random_method, metadata={"image_size": 96})
+    assert PosePredictor(trained, "cpu").image_size == 96
+    assert PosePredictor(trained, "cpu", image_size=64).image_size == 64
+    assert PosePredictor(random_method, "cpu").image_size == 480
 
 
 @pytest.mark.parametrize("options", [{"image_size": 16}, {"scales": ()}, {"scales": (1.0, 0.0)}])

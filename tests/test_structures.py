@@ -132,6 +132,11 @@ def test_an_integer_picks_one_person_and_keeps_the_person_axis():
     assert_close(third.scores, torch.tensor([0.7]))
 
 
+def test_an_index_out_of_numpy_picks_one_person_too():
+    third = sticks([0.9, 0.8, 0.7])[np.argmin([0.9, 0.8, 0.7])]
+    assert_close(third.boxes, torch.full((1, 4), 20.0))
+
+
 def test_negative_integers_count_from_the_last_person():
     people = sticks([0.9, 0.8, 0.7])
     assert [float(people[i].scores) for i in (-1, -2, -3)] == pytest.approx([0.7, 0.8, 0.9])

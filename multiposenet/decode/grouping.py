@@ -6,7 +6,7 @@ Everything runs on the device, for all boxes of all pictures of a batch; the net
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ class PoseResidualGrouping:
     """
 
     prn: Callable[[Tensor], Tensor]
-    grid: PersonGrid = PersonGrid()
+    grid: PersonGrid = field(default_factory=PersonGrid)
     min_score: float = 1e-3
     fallback_weight: float = 0.05
 

@@ -1,0 +1,266 @@
+"""The training scripts from beginning to end, on a handful of small synthetic pictures."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from multiposenet.checkpoint import load_tensors, save_weights
+from multiposenet.methods import build_method
+from multiposenet.options import read_options_file
+from multiposenet.predictor import load
+from multiposenet.skeletons import COCO_PERSON, Skeleton
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN_FILES = {"best.safetensors", "last.safetensors", "log.csv", "options.toml", "run.json", "state.pt"}
+QUICK = [
+    "--synthetic-count", "6", "--epoch-size", "4", "--val-count", "1", "--image-size", "96", "--batch-size", "2",
+    "--epochs", "1", "--workers", "0", "--device", "cpu",
+]  # fmt: skip
+QUICK_PRN = [
+    "--synthetic-count", "4", "--val-count", "1", "--batch_size", "8", "--number_of_epoch", "1", "--num_workers", "0",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+train_posenet = script(ROOT / "train_posenet.py")
+prn_train = script(ROOT / "prn_train" / "train.py")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder for runs; removed afterwards, for they hold whole models."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def from_elsewhere(folder: Path, *argv: str) -> str:
+    """Runs a script as a user would, from a folder that is not the checkout; returns what it printed."""
+    command = [sys.executable, *argv]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def joint(folder: Path) -> Path:
+    """The run folder of one epoch of joint training, started by relative paths from another folder."""
+    printed = from_elsewhere(folder, str(ROOT / "train_posenet.py"), "--train", "joint", "--out", "joint", *QUICK)
+    assert printed.splitlines()[-1] == "weights: joint/best.safetensors"
+    return folder / "joint"
+
+
+@pytest.fixture(scope="module")
+def separate(folder: Path) -> Path:
+    """The run folder of one epoch of keypoints and one of the detector."""
+    train_posenet.main(["--out", str(folder / "separate"), *QUICK])
+    return folder / "separate"
+
+
+@pytest.fixture(scope="module")
+def residual(folder: Path, joint: Path) -> Path:
+    """The run folder of one epoch of the residual network, started by relative paths from another folder."""
+    argv = ["--weights", "joint/best.safetensors", "--exp", "residual", *QUICK_PRN]
+    printed = from_elsewhere(folder, str(ROOT / "prn_train" / "train.py"), *argv)
+    assert printed.splitlines()[-1].endswith("weights: residual/best.safetensors")
+    return folder / "residual"
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def parts_that_differ(one: Path, other: Path) -> set[str]:
+    a, b = load_tensors(one)[0], load_tensors(other)[0]
+    assert set(a) == set(b)
+    return {key.split(".")[0] for key in a if not torch.equal(a[key], b[key])}
+
+
+# --- what a run leaves
+
+
+def test_a_run_leaves_weights_state_log_and_what_it_was_asked(joint):
+    assert {file.name for file in joint.iterdir()} == RUN_FILES
+
+
+def test_the_log_has_losses_of_both_tasks_and_figures(joint):
+    (row,) = rows(joint)
+    assert {"heatmaps", "person_mask", "intermediate", "box_logits", "box_deltas", "AP", "lr"} <= set(row)
+    assert (row["epoch"], row["step"]) == ("1", "2")
+
+
+def test_the_run_describes_its_data_and_its_options(joint):
+    content = json.loads((joint / "run.json").read_text())
+    assert content["options"]["image_size"] == 96
+    assert content["data"] != content["validation"]
+    assert content["versions"]["torch"] == torch.__version__
+
+
+def test_the_options_that_are_written_start_the_same_run_again(joint):
+    content = tomllib.loads((joint / "options.toml").read_text())
+    assert (content["train"], content["epochs"], content["batch_size"]) == ("joint", 1, 2)
+    assert "resume" not in content
+
+
+def test_the_weights_say_what_they_are_and_load_by_themselves(joint):
+    predictor = load(joint / "best.safetensors", device="cpu", image_size=64)
+    assert (predictor.name, predictor.skeleton) == ("multiposenet_resnet18", COCO_PERSON)
+    metadata = load_tensors(joint / "best.safetensors")[1]
+    assert (metadata["task"], metadata["epoch"], metadata["seed"]) == ("joint", 1, 0)
+    assert "AP" in metadata["figures"]
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
+def test_every_recipe_can_be_read_by_the_training_script(recipe):
+    train_posenet.TrainOptions(**read_options_file(train_posenet.TrainOptions, recipe))
+
+
+# --- which parts a task trains
+
+
+def start(folder: Path) -> Path:
+    """The weights with which a run of seed 0 starts."""
+    torch.manual_seed(0)
+    save_weights(build_method("multiposenet_resnet18").model, folder / "start.safetensors", {})
+    return folder / "start.safetensors"
+
+
+def test_joint_training_changes_everything_but_the_residual_network(folder, joint):
+    changed = parts_that_differ(start(folder), joint / "last.safetensors")
+    parts = {"backbone", "keypoint_pyramid", "keypoint_subnet", "detection_pyramid", "detection_subnet"}
+    assert changed == parts
+
+
+def test_separate_training_trains_keypoints_first_and_leaves_them_bit_for_bit_to_the_detector(folder, separate):
+    keypoints, detection = separate / "keypoints", separate / "detection"
+    after_keypoints = parts_that_differ(start(folder), keypoints / "last.safetensors")
+    assert after_keypoints == {"backbone", "keypoint_pyramid", "keypoint_subnet"}
+    after_detection = parts_that_differ(keypoints / "best.safetensors", detection / "last.safetensors")
+    assert after_detection == {"detection_pyramid", "detection_subnet"}
+
+
+def test_separate_training_keeps_a_folder_a_phase_and_the_result_above_them(separate):
+    assert {file.name for file in separate.iterdir()} == {"keypoints", "detection", "best.safetensors", "options.toml"}
+    assert (separate / "best.safetensors").read_bytes() == (separate / "detection" / "best.safetensors").read_bytes()
+    for phase in ("keypoints", "detection"):
+        assert {file.name for file in (separate / phase).iterdir()} == RUN_FILES - {"options.toml"}
+
+
+def test_parts_named_frozen_stay_as_they_were(folder, joint):
+    argv = ["--train", "keypoints", "--weights", str(joint / "best.safetensors"), "--frozen", "backbone"]
+    result = train_posenet.main([*argv, "--out", str(folder / "frozen"), *QUICK])
+    assert parts_that_differ(joint / "best.safetensors", result) == {"keypoint_pyramid", "keypoint_subnet"}
+
+
+def test_a_skeleton_from_a_file_trains_a_network_for_its_keypoints(folder):
+    arms = folder / "arms.toml"
+    arms.write_text(
+        'name = "arms"\n'
+        'keypoints = ["nose", "left_wrist", "right_wrist"]\n'
+        'flip_pairs = [["left_wrist", "right_wrist"]]\n'
+        "oks_sigmas = [0.026, 0.062, 0.062]\n"
+    )
+    result = train_posenet.main(
+        ["--train", "keypoints", "--skeleton", str(arms), "--out", str(folder / "arms"), *QUICK]
+    )
+    method = build_method(weights=result)
+    assert method.skeleton == Skeleton.from_toml(arms)
+    assert method.model.keypoint_subnet.predict.out_channels == 4
+
+
+# --- going on
+
+
+def test_a_resumed_run_trains_only_what_is_left(folder, capsys):
+    run = folder / "again"
+    train_posenet.main(["--train", "joint", *QUICK, "--out", str(run)])
+    (first,) = rows(run)
+    train_posenet.main(["--opt", str(run / "options.toml"), "--epochs", "2", "--resume", str(run)])
+    assert "epoch 1/2" not in capsys.readouterr().out
+    assert rows(run)[0] == first
+    assert [(row["epoch"], row["step"]) for row in rows(run)] == [("1", "2"), ("2", "4")]
+
+
+def test_resuming_with_other_options_is_refused_and_says_which(joint):
+    with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*--opt .*options\.toml"):
+        train_posenet.main(["--train", "joint", *QUICK, "--batch-size", "3", "--resume", str(joint)])
+
+
+def test_resuming_between_the_phases_goes_on_with_the_second(folder, separate, capsys):
+    interrupted = folder / "interrupted"
+    train_posenet.main(["--out", str(interrupted), "--train", "keypoints", *QUICK])
+    inside = interrupted / "keypoints"
+    inside.mkdir()
+    for file in [file for file in interrupted.iterdir() if file.is_file() and file.name != "options.toml"]:
+        file.rename(inside / file.name)
+    text = (interrupted / "options.toml").read_text().replace('train = "keypoints"', 'train = "separate"')
+    (interrupted / "options.toml").write_text(text)
+    capsys.readouterr()
+    train_posenet.main(["--opt", str(interrupted / "options.toml"), "--resume", str(interrupted)])
+    assert capsys.readouterr().out.count("epoch 1/1") == 1
+    resumed, _ = load_tensors(interrupted / "best.safetensors")
+    assert_close(resumed, load_tensors(separate / "best.safetensors")[0])
+
+
+# --- the residual network
+
+
+def test_the_residual_network_s_run_leaves_the_same_files(residual):
+    assert {file.name for file in residual.iterdir()} == RUN_FILES
+
+
+def test_the_residual_network_s_training_changes_nothing_else(joint, residual):
+    assert parts_that_differ(joint / "best.safetensors", residual / "last.safetensors") == {"prn"}
+
+
+def test_the_residual_network_s_weights_say_where_they_come_from(joint, residual):
+    metadata = load_tensors(residual / "best.safetensors")[1]
+    assert metadata["task"] == "prn"
+    assert metadata["started_from"]["task"] == "joint"
+    assert load(residual / "best.safetensors", device="cpu").name == "multiposenet_resnet18"
+
+
+def test_the_residual_network_s_run_can_be_resumed(folder, joint, residual):
+    argv = ["--opt", str(residual / "options.toml"), "--weights", str(joint / "best.safetensors")]
+    prn_train.main([*argv, "--number_of_epoch", "2", "--resume", str(residual)])
+    assert [row["epoch"] for row in rows(residual)] == ["1", "2"]
+
+
+def test_the_grid_and_width_of_the_residual_network_follow_the_published_option_names(folder):
+    argv = ["--node_count", "16", "--coeff", "1", "--threshold", "0.3", "--window_size", "9"]
+    method = build_method(weights=prn_train.main([*argv, "--exp", str(folder / "small"), *QUICK_PRN]))
+    grid = method.decoder.grouping.grid
+    assert (grid.size, grid.margin, grid.window) == ((28, 18), 0.3, 4)
+    assert method.model.prn.residual[0].out_features == 16
+
+
+def test_the_published_schedule_lowers_the_rate_every_second_epoch_from_the_third(folder):
+    argv = ["--lr", "1", "--lr_gamma", "0.9", "--node_count", "4", "--exp", str(folder / "rates"), *QUICK_PRN]
+    prn_train.main([*argv, "--number_of_epoch", "6", "--validate_every", "6"])
+    # The log tells the rate that the next epoch starts with; the first epoch is number 0.
+    assert_close([float(row["lr"]) for row in rows(folder / "rates")], [1.0, 1.0, 0.9, 0.9, 0.81, 0.81])
+
+
+def test_a_network_takes_its_residual_network_from_another_file(folder, residual):
+    argv = ["--train", "detection", "--prn", str(residual / "best.safetensors"), "--out", str(folder / "with_prn")]
+    result = train_posenet.main([*argv, *QUICK])
+    assert "prn" not in parts_that_differ(result, residual / "best.safetensors")
