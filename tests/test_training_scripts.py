@@ -130,8 +130,9 @@ def test_the_weights_say_what_they_are_and_load_by_themselves(joint):
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
-def test_every_recipe_can_be_read_by_the_training_script(recipe):
-    train_posenet.TrainOptions(**read_options_file(train_posenet.TrainOptions, recipe))
+def test_every_recipe_can_be_read_by_its_training_script(recipe):
+    kind = prn_train.PrnOptions if recipe.stem.endswith("_prn") else train_posenet.TrainOptions
+    kind(**read_options_file(kind, recipe))
 
 
 # --- which parts a task trains
