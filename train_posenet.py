@@ -37,7 +37,7 @@ from multiposenet.engine import (
 )
 from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.methods import PoseMethod, build_method, list_models
-from multiposenet.options import option, parse_options, read_options_file, to_toml
+from multiposenet.options import check_same_run, option, parse_options, to_toml
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import open_run_folder
 
@@ -54,6 +54,9 @@ UNTRAINED = {
     "joint": ("prn",),
 }
 """Parts that stay as they are while a task is trained (MultiPoseNet, sec. 3.5: the subnets are trained one by one)."""
+
+FREE_ON_RESUME = ("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every")
+"""Options that may change when a run is resumed: its length and its place."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options = parse_options(TrainOptions, argv, __doc__)
     folder = Path(options.resume) if options.resume else open_run_folder(options.out, "train")
     if options.resume:
-        check_same_run(options, folder)
+        try:
+            check_same_run(options, folder, FREE_ON_RESUME)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
     (folder / "options.toml").write_text(to_toml(replace(options, resume=None)), encoding="utf-8")
     seed_everything(options.seed)
     method = build_method(options.model, options.weights, options.skeleton, **backbone_option(options))
@@ -132,22 +138,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def backbone_option(options: TrainOptions) -> dict:
     return {"backbone_weights": options.backbone_weights} if options.backbone_weights else {}
-
-
-def check_same_run(options: TrainOptions, folder: Path) -> None:
-    """A run is resumed with the options it was started with, but for its length and its place."""
-    before = TrainOptions(**read_options_file(TrainOptions, folder / "options.toml"))
-    free = {"resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every"}
-    changed = [
-        f"{name} {getattr(before, name)!r} -> {getattr(options, name)!r}"
-        for name in vars(options)
-        if name not in free and getattr(before, name) != getattr(options, name)
-    ]
-    if changed:
-        sys.exit(
-            f"--resume {folder}: options differ from that run's ({'; '.join(changed)}). "
-            f"Give --opt {folder / 'options.toml'} before --resume"
-        )
 
 
 def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: Path) -> Path:
@@ -194,7 +184,7 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate = options.detection_lr if phase == "detection" and options.detection_lr else options.lr
-    optimizer = torch.optim.AdamW(trained, rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=options.weight_decay, fused=True)
     if options.schedule == "cosine":
         schedule = cosine_schedule(optimizer, steps, min(options.warmup, steps // 10))
     else:

@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_predictor_arguments(predict)
     predict.add_argument(
+        "--score-threshold", type=_share, default=0.05, metavar="SCORE",
+        help="people below it are not drawn; the JSON files have them all (%(default)s)",
+    )  # fmt: skip
+    predict.add_argument(
         "--keypoint-threshold", type=_share, default=0.2, metavar="SCORE",
         help="keypoints below it are not drawn; the JSON files have them all (%(default)s)",
     )  # fmt: skip
@@ -153,7 +157,12 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
                 picture = None
                 if not arguments.no_pictures:
                     picture = output_names[index]
-                    drawing = draw_poses(image, poses, keypoint_threshold=arguments.keypoint_threshold)
+                    drawing = draw_poses(
+                        image,
+                        poses,
+                        score_threshold=arguments.score_threshold,
+                        keypoint_threshold=arguments.keypoint_threshold,
+                    )
                     drawing.save(out / picture, quality=92)
                 results.add(
                     poses, image_ids[index], image.shape[:2], file=sources[index].location, picture=picture

@@ -80,7 +80,7 @@ def _over_window(maps: Tensor, radius: int, combine: Callable[..., Tensor]) -> T
 def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, radius: int = 2) -> Peaks:
     """Finds local maxima of every heatmap, strongest first.
 
-    A cell is a peak when nothing within ``radius`` cells is larger. On a plateau only the first such cell counts.
+    A cell is a peak when nothing within ``radius`` cells is larger; of equal cells that close only one counts.
     Positions are refined by fitting a Gaussian through the peak and its neighbours (a parabola through the logarithms,
     exact for a Gaussian).
 
@@ -100,7 +100,7 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
     valid = scores > -torch.inf
     x, y = cells % width, cells // width
 
-    # Of equal cells on a plateau the first in order stays: drop a peak that has an earlier one within the window.
+    # Of equal cells within the window one stays: drop a peak that has an earlier one so close.
     across, down = (x[..., :, None] - x[..., None, :]).abs(), (y[..., :, None] - y[..., None, :]).abs()
     close = torch.maximum(across, down) <= radius
     earlier = torch.ones(scores.shape[-1], scores.shape[-1], dtype=torch.bool, device=scores.device).tril(-1)

@@ -96,6 +96,30 @@ def read_options_file(kind: type, path: str | Path) -> dict[str, Any]:
     return values
 
 
+def check_same_run(options: Any, folder: Path, free: Sequence[str]) -> None:
+    """Refuses to resume a run with other options than it was started with (``options.toml`` in its folder).
+
+    Args:
+        free: fields that may differ.
+
+    Raises:
+        FileNotFoundError: the folder holds no ``options.toml``.
+        ValueError: names the fields that differ and what to do.
+    """
+    path = folder / "options.toml"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; --resume takes the folder of an earlier run")
+    before = type(options)(**read_options_file(type(options), path))
+    changed = [
+        f"{name} {getattr(before, name)!r} -> {getattr(options, name)!r}"
+        for name in vars(options)
+        if name not in free and getattr(before, name) != getattr(options, name)
+    ]
+    if changed:
+        differences = "; ".join(changed)
+        raise ValueError(f"--resume {folder}: options differ from that run's ({differences}); give --opt {path} first")
+
+
 def _checked(f: dataclasses.Field, kind: _Kind, value: Any, name: str) -> Any:
     value = kind.read(value, name)
     choices = f.metadata["choices"]

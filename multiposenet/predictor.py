@@ -58,7 +58,8 @@ class PosePredictor:
         max_people: int | None = None,
         batch_size: int = 8,
     ) -> None:
-        image_size = image_size or method.metadata.get("image_size", DEFAULT_IMAGE_SIZE)
+        if image_size is None:
+            image_size = method.metadata.get("image_size", DEFAULT_IMAGE_SIZE)
         if image_size < 32 or not scales or min(scales) <= 0:
             raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
         self.method = with_decoding(method, box_threshold, max_people)

@@ -34,6 +34,7 @@ def draw_poses(
     image: np.ndarray | Image.Image,
     poses: Poses,
     *,
+    score_threshold: float = 0.0,
     keypoint_threshold: float = 0.2,
     boxes: bool = True,
     captions: Sequence[str] | None = None,
@@ -43,6 +44,7 @@ def draw_poses(
     Args:
         image: [H, W, 3] uint8 RGB, or a Pillow picture.
         poses: the people, in the pixels of this picture.
+        score_threshold: people of a lower score are left out of the drawing.
         keypoint_threshold: keypoints of a lower score are left out of the drawing, with their limbs. Opacity and size
             of what is drawn grow with the score.
         boxes: whether boxes and captions are drawn.
@@ -57,7 +59,7 @@ def draw_poses(
         raise ValueError(f"captions must have one text a person: got {len(captions)} for {len(poses)} people")
     keypoints, keypoint_scores = poses.keypoints.float().numpy(), poses.keypoint_scores.float().numpy()
     person_boxes = clip_boxes(poses.boxes.float().numpy(), (canvas.height, canvas.width))
-    for person in reversed(range(len(poses))):
+    for person in reversed(range(int((poses.scores >= score_threshold).sum()))):  # scores descend
         thickness = _thickness(poses.boxes[person].tolist(), canvas.size)
         if boxes:
             caption = f"{poses.scores[person]:.2f}" if captions is None else captions[person]
@@ -73,6 +75,7 @@ def draw_comparison(
     labels: PersonLabels,
     *,
     titles: tuple[str, str] = ("ground truth", "prediction"),
+    score_threshold: float = 0.05,
     keypoint_threshold: float = 0.2,
 ) -> Image.Image:
     """The same picture twice, side by side: with its annotated people and with the people found.
@@ -82,7 +85,7 @@ def draw_comparison(
         poses: the people found.
         labels: the people annotated; hidden keypoints are drawn fainter than visible ones, a crowd as a box.
         titles: texts above the two halves.
-        keypoint_threshold: of the right half, as in :func:`draw_poses`.
+        score_threshold, keypoint_threshold: of the right half, as in :func:`draw_poses`.
 
     Returns:
         RGB, as wide as two pictures and a gap, with a line of text above.
@@ -91,7 +94,7 @@ def draw_comparison(
     captions = ["crowd" if crowd else "" for crowd in labels.crowd]
     halves = [
         draw_poses(image, truth, keypoint_threshold=0.01, captions=captions),
-        draw_poses(image, poses, keypoint_threshold=keypoint_threshold),
+        draw_poses(image, poses, score_threshold=score_threshold, keypoint_threshold=keypoint_threshold),
     ]
     width, height = halves[0].size
     font_size = max(12, min(32, round(0.035 * max(width, height))))

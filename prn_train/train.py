@@ -11,6 +11,7 @@ The result is a whole model's weights file with the pose residual network in it,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +28,15 @@ from multiposenet.evaluation.coco import evaluate_coco
 from multiposenet.evaluation.grouping import group_labels
 from multiposenet.methods import build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
-from multiposenet.options import option, parse_options, to_toml
+from multiposenet.options import check_same_run, option, parse_options, to_toml
 from multiposenet.runs import open_run_folder
 from multiposenet.structures import PersonLabels
 
 CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
+
+FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every")
+"""Options that may change when a run is resumed: its length and its place."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(PrnOptions, argv, __doc__)
     folder = Path(options.resume) if options.resume else open_run_folder(options.exp, "prn")
+    if options.resume:
+        try:
+            check_same_run(options, folder, FREE_ON_RESUME)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
     (folder / "options.toml").write_text(to_toml(replace(options, resume=None)), encoding="utf-8")
     seed_everything(options.seed)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -103,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         options.flip, options.box_jitter, options.peak_jitter, options.dropped, options.false_peaks
     )
     steps = options.number_of_epoch * -(-len(samples) // options.batch_size)
-    optimizer = torch.optim.Adam(model.prn.parameters(), options.lr)
+    optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
     if options.lr_gamma is None:
         schedule = cosine_schedule(optimizer, steps, min(100, steps // 10))
     else:

@@ -3,9 +3,9 @@
 
     python recipes/train_default.py --work DIR
 
-Draws synthetic people to disk, trains the shared network in two parts (small pictures, then the size of use), trains
-the pose residual network on the same people's labels, measures the chain on held-out people and writes the weights
-with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
+Draws synthetic people to disk, trains the pose residual network on their labels and the shared network on their
+pictures in two parts (small pictures, then the size of use), measures the chain on held-out people and writes the
+weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ def main() -> None:
         "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
         "--people", "0-8", "--workers", 2,
     )  # fmt: skip
-    start: list[str | Path] = []
+    prn = work / "prn"
+    step(
+        prn / "finished",
+        "prn_train/train.py", "--data", people, "--val_data", "synthetic", "--number_of_epoch", 12, "--exp", prn,
+    )  # fmt: skip
+    start: list[str | Path] = ["--prn", prn / "last.safetensors"]
     for part in ("a", "b"):
         run = work / f"shared_{part}"
         step(
@@ -50,12 +55,7 @@ def main() -> None:
             "--out", run, *start,
         )  # fmt: skip
         start = ["--weights", run / "best.safetensors"]
-    step(
-        work / "prn" / "finished",
-        "prn_train/train.py", "--data", people, "--val_data", "synthetic", *start,
-        "--number_of_epoch", 12, "--exp", work / "prn",
-    )  # fmt: skip
-    result = work / "prn" / "last.safetensors"
+    result = work / "shared_b" / "best.safetensors"
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", evaluation)
     export(result, work, arguments.out)

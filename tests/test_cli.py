@@ -214,10 +214,11 @@ def test_flags_reach_the_predictor_and_those_left_out_keep_its_defaults(tmp_path
     assert load.predictor.options == {"batch_size": 8}
 
 
-def test_the_keypoint_threshold_is_for_the_drawing_only(tmp_path, load):
+@pytest.mark.parametrize("flag", ["--keypoint-threshold", "--score-threshold"])
+def test_the_thresholds_are_for_the_drawing_only(flag, tmp_path, load):
     picture = str(write_picture(tmp_path / "a.png"))
-    assert cli.main(["predict", picture, "--out", "low", "--keypoint-threshold", "0"], load) == 0
-    assert cli.main(["predict", picture, "--out", "high", "--keypoint-threshold", "1"], load) == 0
+    assert cli.main(["predict", picture, "--out", "low", flag, "0"], load) == 0
+    assert cli.main(["predict", picture, "--out", "high", flag, "1"], load) == 0
     assert read("low")[0] == read("high")[0]
     low, high = (np.asarray(Image.open(f"{folder}/a.jpg")) for folder in ("low", "high"))
     assert (low != high).any()
