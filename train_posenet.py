@@ -55,8 +55,11 @@ UNTRAINED = {
 }
 """Parts that stay as they are while a task is trained (MultiPoseNet, sec. 3.5: the subnets are trained one by one)."""
 
-FREE_ON_RESUME = ("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every")
-"""Options that may change when a run is resumed: its length and its place."""
+FREE_ON_RESUME = (
+    *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every"),
+    *("weights", "backbone_weights", "prn"),
+)
+"""Options that may change when a run is resumed: length, place, and what it started from (the state has all weights)."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from multiposenet.structures import PersonLabels
 CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
-FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every")
-"""Options that may change when a run is resumed: its length and its place."""
+FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights")
+"""Options that may change when a run is resumed: length, place, and what it started from (the state has all weights)."""
 
 
 @dataclass(frozen=True)
