@@ -59,7 +59,7 @@ FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every"),
     *("weights", "backbone_weights", "prn"),
 )
-"""Options that may change when a run is resumed: length, place, and what it started from (the state has all weights)."""
+"""Options that may change when a run is resumed: length, place, and the weights it started from."""
 
 
 @dataclass(frozen=True)

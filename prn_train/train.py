@@ -36,7 +36,7 @@ CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
 FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights")
-"""Options that may change when a run is resumed: length, place, and what it started from (the state has all weights)."""
+"""Options that may change when a run is resumed: length, place, and the weights it started from."""
 
 
 @dataclass(frozen=True)
