@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add_predictor_arguments(predict)
     predict.add_argument(
         "--score-threshold", type=_share, default=0.05, metavar="SCORE",
-        help="people below it are not drawn; the JSON files have them all (%(default)s)",
+        help="people below it are neither drawn nor counted; the JSON files have them all (%(default)s)",
     )  # fmt: skip
     predict.add_argument(
         "--keypoint-threshold", type=_share, default=0.2, metavar="SCORE",
@@ -168,8 +168,9 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
                     poses, image_ids[index], image.shape[:2], file=sources[index].location, picture=picture
                 )
                 done += 1
-                people += len(poses)
-                number = _count(len(poses), "person", "people")
+                shown = int((poses.scores >= arguments.score_threshold).sum())
+                people += shown
+                number = _count(shown, "person", "people")
                 print(f"{sources[index].name}: {number}, {milliseconds:.0f} ms", flush=True)
     print(f"{_count(people, 'person', 'people')} in {_count(done, 'picture', 'pictures')}", end="")
     print(f"; {failed} could not be read, see above" if failed else "")
