@@ -11,7 +11,6 @@ The pose residual network has its own script, ``prn_train/train.py``; until it i
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,14 +31,14 @@ from multiposenet.engine import (
     describe_run,
     freeze,
     load_parts,
+    open_run,
     seed_everything,
     start_worker,
 )
 from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.methods import PoseMethod, build_method, list_models
-from multiposenet.options import check_same_run, option, parse_options, to_toml
+from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
-from multiposenet.runs import open_run_folder
 
 PHASES = {
     "separate": ("keypoints", "detection"),
@@ -116,13 +115,7 @@ class TrainOptions:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(TrainOptions, argv, __doc__)
-    folder = Path(options.resume) if options.resume else open_run_folder(options.out, "train")
-    if options.resume:
-        try:
-            check_same_run(options, folder, FREE_ON_RESUME)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
-    (folder / "options.toml").write_text(to_toml(replace(options, resume=None)), encoding="utf-8")
+    folder = open_run(options, "train", options.out, FREE_ON_RESUME)
     seed_everything(options.seed)
     method = build_method(options.model, options.weights, options.skeleton, **backbone_option(options))
     if options.prn:

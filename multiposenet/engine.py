@@ -29,6 +29,8 @@ from multiposenet.checkpoint import (
     save_training_state,
     save_weights,
 )
+from multiposenet.options import check_same_run, to_toml
+from multiposenet.runs import open_run_folder
 
 BEST, LAST, STATE, LOG = "best.safetensors", "last.safetensors", "state.pt", "log.csv"
 """Files of a run folder."""
@@ -280,6 +282,28 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         return list(reader.fieldnames or []), list(reader)
+
+
+def open_run(options: Any, kind: str, out: str | None, free_on_resume: Sequence[str]) -> Path:
+    """The folder of a training run, with ``options.toml`` in it: a new one, or that of ``options.resume``.
+
+    Args:
+        options: the script's options; they have a field ``resume``.
+        kind: name of a new folder under ``runs/``, unless ``out`` gives one.
+        free_on_resume: options that may differ from those of the run to resume.
+
+    Exits with a message when the run to resume is not there or had other options.
+    """
+    if options.resume:
+        folder = Path(options.resume)
+        try:
+            check_same_run(options, folder, free_on_resume)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+    else:
+        folder = open_run_folder(out, kind)
+    (folder / "options.toml").write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
+    return folder
 
 
 def describe_run(folder: Path, options: Any, **facts: Any) -> None:

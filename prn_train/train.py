@@ -11,7 +11,6 @@ The result is a whole model's weights file with the pose residual network in it,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,12 @@ from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
-from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, describe_run, freeze, seed_everything
+from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, describe_run, freeze, open_run, seed_everything
 from multiposenet.evaluation.coco import evaluate_coco
 from multiposenet.evaluation.grouping import group_labels
 from multiposenet.methods import build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
-from multiposenet.options import check_same_run, option, parse_options, to_toml
-from multiposenet.runs import open_run_folder
+from multiposenet.options import option, parse_options
 from multiposenet.structures import PersonLabels
 
 CELLS = (28, 18)
@@ -80,13 +78,7 @@ class PrnOptions:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(PrnOptions, argv, __doc__)
-    folder = Path(options.resume) if options.resume else open_run_folder(options.exp, "prn")
-    if options.resume:
-        try:
-            check_same_run(options, folder, FREE_ON_RESUME)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
-    (folder / "options.toml").write_text(to_toml(replace(options, resume=None)), encoding="utf-8")
+    folder = open_run(options, "prn", options.exp, FREE_ON_RESUME)
     seed_everything(options.seed)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
