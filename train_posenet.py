@@ -4,6 +4,7 @@
     python train_posenet.py                                     # synthetic people, keypoints first, then the detector
     python train_posenet.py --data COCO --train joint           # a folder with annotations/ and train2017/
     python train_posenet.py --opt recipes/paper_resnet50.toml --data COCO
+    torchrun --nproc_per_node 4 train_posenet.py ...            # the same training on four GPUs (or processes)
 
 The pose residual network has its own script, ``prn_train/train.py``; until it is trained it passes peaks through.
 """
@@ -17,28 +18,28 @@ from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader, RandomSampler
 
+from multiposenet.checkpoint import training_states
+from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import WholeImageDataset, collate
+from multiposenet.distributed import is_first, process_group, synchronise_batch_norm, wait_for_all
 from multiposenet.engine import (
     BEST,
     LAST,
     PRECISIONS,
     Trainer,
     cosine_schedule,
-    describe_run,
     freeze,
     load_parts,
-    open_run,
     seed_everything,
-    start_worker,
 )
 from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
+from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 
 PHASES = {
     "separate": ("keypoints", "detection"),
@@ -55,8 +56,9 @@ UNTRAINED = {
 """Parts that stay as they are while a task is trained (MultiPoseNet, sec. 3.5: the subnets are trained one by one)."""
 
 FREE_ON_RESUME = (
-    *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every"),
-    *("weights", "backbone_weights", "prn"),
+    *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
+    "tensorboard",
+    *("weights", "backbone_weights", "init"),
 )
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
 
@@ -65,13 +67,13 @@ FREE_ON_RESUME = (
 class TrainOptions:
     """Defaults: from scratch on synthetic people."""
 
-    model: str = option("multiposenet_resnet18", "network to train", choices=list_models())
+    model: str = option("multiposenet_lite", "network to train", choices=list_models())
     train: str = option("separate", "task; separate: keypoints, then detection", tuple(PHASES))
     frozen: tuple[str, ...] = option((), "further parts of the model to freeze, by name")
     skeleton: str = option("coco_person", "built-in skeleton or TOML file")
     weights: str | None = option(None, "weights to start from: a whole model's file")
     backbone_weights: str | None = option(None, "'imagenet' or a torchvision state dict, for the backbone only")
-    prn: str | None = option(None, "take the pose residual network from this model's file")
+    init: tuple[str, ...] = option((), "parts to take from other files, e.g. prn=runs/prn/best.safetensors")
     data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout", aliases=("cocopath",))
     split: str = option("train2017", "training split of the folder")
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
@@ -90,7 +92,8 @@ class TrainOptions:
     flip: float = option(0.5, "probability of mirroring")
     epochs: int = option(30, "epochs of every phase", aliases=("number_of_epoch",))
     stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
-    batch_size: int = option(8, "pictures a step")
+    batch_size: int = option(8, "pictures a step, over all processes and passes")
+    passes: int = option(1, "batches that a step is computed in, one after the other, to save memory")
     lr: float = option(1e-3, "Adam's rate")
     detection_lr: float | None = option(None, "rate of the detection phase; default the same")
     schedule: str = option("cosine", "how the rate falls", ("cosine", "plateau"))
@@ -100,7 +103,13 @@ class TrainOptions:
     clip: float = option(10.0, "largest gradient norm; 0 for none")
     ema_decay: float = option(0.998, "decay of the averaged weights that are kept; 0 for none")
     precision: str = option("fp32", "arithmetic", tuple(PRECISIONS))
+    sync_batch_norm: bool = option(True, "batch statistics over all processes")
+    recompute: bool = option(False, "compute the backbone's activations twice instead of keeping them, to save memory")
     validate_every: int = option(5, "epochs between validations")
+    patience: int = option(0, "stop after this many validations without a better AP; 0 never")
+    keep: int = option(2, "training states to keep")
+    save_seconds: float = option(60.0, "seconds between training states; 0 saves after every step")
+    tensorboard: bool = option(False, "write TensorBoard's files into the run folder (needs the extra [tensorboard])")
     workers: int = option(2, "processes that prepare pictures", aliases=("num_workers",))
     seed: int = option(0, "random seed")
     device: str | None = option(None, "default: a GPU when there is one")
@@ -115,20 +124,29 @@ class TrainOptions:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(TrainOptions, argv, __doc__)
-    folder = open_run(options, "train", options.out, FREE_ON_RESUME)
-    seed_everything(options.seed)
-    method = build_method(options.model, options.weights, options.skeleton, **backbone_option(options))
-    if options.prn:
-        load_parts(method.model, options.prn, ["prn"])
-    phases = PHASES[options.train]
-    for phase in phases:
-        inside = folder / phase if len(phases) > 1 else folder
-        inside.mkdir(exist_ok=True)
-        result = train_phase(phase, method, options, inside)
-    if len(phases) > 1:
-        shutil.copyfile(result, folder / BEST)
-        result = folder / BEST
-    print(f"weights: {result}")
+    with process_group(options.device) as device:
+        folder = open_run(options, "train", options.out, FREE_ON_RESUME)
+        seed_everything(options.seed)
+        method = build_method(options.model, options.weights, options.skeleton, **backbone_option(options))
+        for part, file in parse_parts(options.init):
+            load_parts(method.model, file, [part])
+        synchronise = options.sync_batch_norm and device.type in ("cpu", "cuda")
+        method.model.to(device, memory_format=torch.channels_last)
+        if synchronise:
+            synchronise_batch_norm(method.model, device)
+        method.model.backbone.recompute = options.recompute
+        phases = PHASES[options.train]
+        for phase in phases:
+            inside = folder / phase if len(phases) > 1 else folder
+            inside.mkdir(exist_ok=True)
+            result = train_phase(phase, method, options, inside, device)
+        if len(phases) > 1:
+            if is_first():
+                shutil.copyfile(result, folder / BEST)
+            wait_for_all()
+            result = folder / BEST
+        if is_first():
+            print(f"weights: {result}")
     return result
 
 
@@ -136,10 +154,22 @@ def backbone_option(options: TrainOptions) -> dict:
     return {"backbone_weights": options.backbone_weights} if options.backbone_weights else {}
 
 
-def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: Path) -> Path:
+def parse_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """``part=FILE`` texts as pairs.
+
+    Raises:
+        ValueError: a text without an equals sign.
+    """
+    pairs = [text.partition("=") for text in texts]
+    for part, equals, file in pairs:
+        if not (part and equals and file):
+            raise ValueError(f"init takes part=FILE, e.g. prn=runs/prn/best.safetensors; got {part + equals + file!r}")
+    return [(part, file) for part, _, file in pairs]
+
+
+def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
     """Trains one task; the method's model ends with the weights that the returned file holds."""
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = method.model.to(device, memory_format=torch.channels_last)
+    model = method.model
     frozen = (*UNTRAINED[phase], *options.frozen)
     model.requires_grad_(True)
     freeze(model, frozen)
@@ -167,7 +197,13 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         )
     pictures = WholeImageDataset(source, transform)
     epoch_size = options.epoch_size or (4000 if options.data == SYNTHETIC else len(pictures))
-    steps = options.epochs * (epoch_size // options.batch_size or 1)
+
+    def batches(epoch: int, first_step: int = 0) -> EpochBatches:
+        return EpochBatches(
+            len(pictures), epoch_size, options.batch_size, options.seed, epoch, options.passes, first_step
+        )
+
+    steps = options.epochs * batches(0).steps
     validation = open_dataset(
         options.val_data or options.data,
         options.val_split,
@@ -186,7 +222,7 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
     else:
         schedule = ReduceLROnPlateau(optimizer, factor=options.lr_gamma, patience=3)
 
-    def compute_losses(batch):
+    def compute_losses(model, batch):
         images = batch.images.contiguous(memory_format=torch.channels_last)
         return model(images, batch.targets, tasks=TASKS[phase])[1]
 
@@ -210,24 +246,14 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
     trainer = Trainer(
         model, compute_losses, optimizer, schedule, folder, facts, validate,
         precision=options.precision, ema_decay=options.ema_decay, clip=options.clip, frozen=frozen,
+        passes=options.passes, patience=options.patience, keep=options.keep, save_seconds=options.save_seconds,
+        watch=watch_in_tensorboard(folder) if options.tensorboard and is_first() else None,
     )  # fmt: skip
-    if options.resume and (folder / LAST).exists():
+    if options.resume and training_states(folder):
         trainer.resume(folder)
 
-    def loader(epoch: int) -> Iterator:
-        order = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)
-        sampler = RandomSampler(pictures, num_samples=min(epoch_size, len(pictures)), generator=order)
-        return DataLoader(
-            pictures,
-            options.batch_size,
-            sampler=sampler,
-            num_workers=options.workers,
-            collate_fn=collate,
-            drop_last=len(sampler) > options.batch_size,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=start_worker,
-            generator=order,
-        )
+    def loader(epoch: int, first_step: int) -> Iterator:
+        return open_loader(pictures, batches(epoch, first_step), collate, options.workers, device.type == "cuda")
 
     trainer.fit(loader, min(options.epochs, options.stop_epoch or options.epochs), options.validate_every)
     model.load_state_dict(trainer.result.state_dict())

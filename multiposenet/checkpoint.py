@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 FORMAT = "multiposenet/1"
+CHECKSUM_DIGITS = 16
+"""Hex digits of a training state's SHA-256 that its name carries."""
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torch.dtype | None = None) -> None:
@@ -36,8 +40,14 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torc
     partial = path.with_name(path.name + ".partial")
     partial.touch()
     mode = partial.stat().st_mode  # what the user's new files get; safetensors would let nobody else read this one
-    save_file(tensors, partial, metadata={"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)})
-    partial.chmod(mode)
+    try:
+        save_file(tensors, partial, metadata={"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)})
+        partial.chmod(mode)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: the weights could not be written ({error}); an earlier file is intact") from error
     os.replace(partial, path)
 
 
@@ -129,29 +139,70 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     return metadata
 
 
-def save_training_state(state: dict, path: str | Path) -> None:
-    """Writes optimiser, schedule and random states beside the weights, atomically (a PyTorch file of plain tensors)."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+def save_training_state(state: dict, folder: str | Path, step: int, keep: int = 2) -> Path:
+    """Writes everything that a training needs to go on, atomically, and removes all but the newest ``keep`` files.
 
-
-def load_training_state(path: str | Path) -> dict:
-    """Reads :func:`save_training_state`'s file with ``weights_only=True``.
+    The file is named ``state-<step>-<checksum>.pt``: a PyTorch file of plain values and tensors whose name tells what
+    its bytes must be. It gets that name only when all of it is on disk.
 
     Raises:
-        FileNotFoundError: no such file, with the advice what ``--resume`` expects.
-        ValueError: not such a file.
+        OSError: the disk is full, or the folder cannot be written to; what was there before is untouched.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no training state {path}; --resume takes the folder of an earlier run")
+    folder = Path(folder)
+    partial = folder / "state.partial"
     try:
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # as above
-        raise ValueError(f"{path}: not a training state, or damaged ({error})") from None
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"state-{step:09d}-{sha256(partial)[:CHECKSUM_DIGITS]}.pt"
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        kept = training_states(folder)
+        raise OSError(
+            f"{folder}: the training state of step {step} could not be written ({error}). "
+            + (f"{kept[0].name} is intact: make room, then go on with --resume {folder}" if kept else "Make room")
+        ) from error
+    for old in training_states(folder)[max(1, keep) :]:
+        old.unlink()
+    return path
+
+
+def training_states(folder: str | Path) -> list[Path]:
+    """The training states in a run folder, newest first."""
+    return sorted(Path(folder).glob("state-*-*.pt"), key=lambda path: path.name, reverse=True)
+
+
+def load_training_state(folder: str | Path) -> dict:
+    """The newest intact training state of a run folder, loaded with ``weights_only=True``.
+
+    A file whose bytes do not have the checksum in its name is left out, with a warning that names it.
+
+    Raises:
+        FileNotFoundError: there is none, with the advice what ``--resume`` expects.
+        ValueError: there are some, but none is intact, or one holds code.
+    """
+    folder = Path(folder)
+    files = training_states(folder)
+    if not files:
+        raise FileNotFoundError(f"no training state in {folder}; --resume takes the folder of an earlier run")
+    for path in files:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:CHECKSUM_DIGITS] == path.stem.rpartition("-")[2]:
+            try:
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise ValueError(
+                    f"{path}: holds more than tensors and plain values, which is never run here; this is no training "
+                    f"state of ours ({str(error).splitlines()[0]})"
+                ) from None
+        warnings.warn(
+            f"{path}: the file is damaged (its bytes do not have the checksum in its name); going back to the one "
+            "before it",
+            stacklevel=2,
+        )
+    raise ValueError(f"{folder}: none of the {len(files)} training states is intact; start from weights instead")
 
 
 def sha256(path: str | Path) -> str:

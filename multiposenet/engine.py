@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
 import math
-import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -29,27 +29,25 @@ from multiposenet.checkpoint import (
     save_training_state,
     save_weights,
 )
-from multiposenet.options import check_same_run, to_toml
-from multiposenet.runs import open_run_folder
+from multiposenet.distributed import is_first, mean_over_processes, rank, share_buffers, wait_for_all, world_size
+from multiposenet.runs import append_row, drop_rows
 
-BEST, LAST, STATE, LOG = "best.safetensors", "last.safetensors", "state.pt", "log.csv"
-"""Files of a run folder."""
+BEST, LAST, LOG, NOT_FINITE = "best.safetensors", "last.safetensors", "log.csv", "not_finite.json"
+"""Files of a run folder, beside its training states."""
 
-SAVE_SECONDS = 60
+SAVE_SECONDS = 60.0
 """Training state is written at every validation, and otherwise when this much time has passed."""
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
+"""Exit status of a training that was told to stop, as a shell gives it."""
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds PyTorch and NumPy; data workers derive theirs from PyTorch's."""
+    """Seeds PyTorch and NumPy; pictures have seeds of their own (``data.loading``)."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party transforms draw from the global generator
-
-
-def start_worker(_: int) -> None:
-    """``worker_init_fn`` of data loaders: one thread a worker, or they fight over the cores."""
-    torch.set_num_threads(1)
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
@@ -85,25 +83,46 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_s
     return LambdaLR(optimizer, factor)
 
 
+class _Losses(nn.Module):
+    """The model and its losses as one module, the form in which DistributedDataParallel wants them."""
+
+    def __init__(self, model: nn.Module, compute: Callable[[nn.Module, Any], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self.compute = compute
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self.compute(self.model, batch)
+
+
 @dataclass
 class Trainer:
     """Trains a model and keeps what a run must leave behind.
 
+    Started by ``torchrun`` it trains with any number of processes; the first writes the files. On the CPU a run that
+    was interrupted anywhere and resumed is bit for bit the run that was not.
+
     Args:
         model: what is trained and saved.
-        compute_losses: batch -> dict of scalar losses; their sum is minimised.
-        optimizer, schedule: ``schedule`` is stepped once a batch, a ``ReduceLROnPlateau`` once an epoch.
+        compute_losses: (model, batch) -> dict of scalar losses; their sum is minimised.
+        optimizer, schedule: ``schedule`` is stepped once a step, a ``ReduceLROnPlateau`` once an epoch.
         folder: the run folder.
         metadata: facts to write into every weights file (model name, options, data).
-        validate: model -> figures; ``goal`` names the one that decides which checkpoint is best (highest wins).
-        precision: ``fp32``, or ``bf16`` for autocast.
+        validate: model -> figures, called in every process; ``goal`` names the one that decides which checkpoint is
+            best (highest wins).
+        precision: ``fp32``; ``bf16`` or ``fp16`` for autocast, the latter with scaled gradients.
         ema_decay: decay per step of the averaged weights that are validated and saved; 0 trains without.
         clip: largest gradient norm; 0 is no limit.
         frozen: names of parts that stay as they are.
+        passes: batches whose gradients are averaged into one step.
+        patience: stop after this many validations without a better goal; 0 never stops.
+        keep: training states to keep, newest first.
+        save_seconds: time between training states.
+        watch: called with (step, figures) after every epoch, e.g. to write TensorBoard's files.
     """
 
     model: nn.Module
-    compute_losses: Callable[[Any], dict[str, Tensor]]
+    compute_losses: Callable[[nn.Module, Any], dict[str, Tensor]]
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | ReduceLROnPlateau
     folder: Path
@@ -114,16 +133,29 @@ class Trainer:
     ema_decay: float = 0.0
     clip: float = 0.0
     frozen: tuple[str, ...] = ()
+    passes: int = 1
+    patience: int = 0
+    keep: int = 2
+    save_seconds: float = SAVE_SECONDS
+    watch: Callable[[int, dict[str, float]], None] | None = None
 
     def __post_init__(self) -> None:
         self.epoch = 0
         self.step = 0
         self.best = -math.inf
+        self.without_progress = 0
+        self.sums: dict[str, Tensor] = {}
+        self.steps_done = 0
         self.saved = time.perf_counter()
         self.average = None
         if self.ema_decay:
             # Early on an average over few steps must not drag random weights along.
             self.average = AveragedModel(self.model, multi_avg_fn=self._ema_update, use_buffers=True)
+        self.device = next(self.model.parameters()).device
+        self.losses: nn.Module = _Losses(self.model, self.compute_losses)
+        if world_size() > 1:
+            self.losses = DistributedDataParallel(self.losses)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def _ema_update(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
@@ -134,196 +166,218 @@ class Trainer:
         """The weights worth keeping: averaged ones where there are any."""
         return self.model if self.average is None else self.average.module
 
-    def fit(self, loader: Callable[[int], Iterable], epochs: int, validate_every: int = 1) -> None:
+    def fit(self, loader: Callable[[int, int], Iterable], epochs: int, validate_every: int = 1) -> None:
         """Trains up to ``epochs`` (counted from the very start, also after :meth:`resume`).
 
+        SIGTERM saves the training state and exits.
+
         Args:
-            loader: epoch number -> batches, so that each epoch's order depends on nothing but its number.
+            loader: (epoch number, first step) -> the epoch's batches from that step on, so that an epoch depends on
+                nothing but its number and can be entered anywhere.
             validate_every: epochs between validations; the last epoch is always validated.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the batch's pictures are in ``not_finite.json``.
+            OSError: a checkpoint could not be written; earlier ones are intact.
         """
-        while self.epoch < epochs:
-            start = time.perf_counter()
-            figures = self._train_epoch(loader(self.epoch), f"epoch {self.epoch + 1}/{epochs}")
-            self.epoch += 1
-            figures["train_seconds"] = time.perf_counter() - start
-            validated = self.validate and (self.epoch % validate_every == 0 or self.epoch == epochs)
-            if validated:
+        with _told_to_stop() as stop:
+            while self.epoch < epochs and not self._out_of_patience:
                 start = time.perf_counter()
-                figures |= self.validate(self.result)
-                figures["validate_seconds"] = time.perf_counter() - start
-            if isinstance(self.schedule, ReduceLROnPlateau):
-                self.schedule.step(figures["loss"])
-            append_row(
-                self.folder / LOG,
-                {"epoch": self.epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]} | figures,
-            )
-            # Short epochs would spend their time on writing: at most a minute of work is at stake between validations.
-            if validated or self.epoch == epochs or time.perf_counter() - self.saved > SAVE_SECONDS:
-                self._save(figures)
-                self.saved = time.perf_counter()
-            self._report(figures, epochs)
+                figures = self._train_epoch(
+                    loader(self.epoch, self.steps_done), f"epoch {self.epoch + 1}/{epochs}", stop
+                )
+                self.epoch, self.steps_done, self.sums = self.epoch + 1, 0, {}
+                figures["train_seconds"] = time.perf_counter() - start
+                validated = self.validate and (self.epoch % validate_every == 0 or self.epoch == epochs)
+                if validated:
+                    start = time.perf_counter()
+                    share_buffers(self.result)
+                    figures |= self.validate(self.result)
+                    figures["validate_seconds"] = time.perf_counter() - start
+                if isinstance(self.schedule, ReduceLROnPlateau):
+                    self.schedule.step(figures["loss"])
+                self._finish_epoch(figures, epochs, bool(validated))
 
-    def _train_epoch(self, batches: Iterable, title: str) -> dict[str, float]:
+    @property
+    def _out_of_patience(self) -> bool:
+        return bool(self.patience) and self.without_progress >= self.patience
+
+    def _train_epoch(self, batches: Iterable, title: str, stop: threading.Event) -> dict[str, float]:
         set_training(self.model, self.frozen)
-        device = next(self.model.parameters()).device
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        sums: dict[str, Tensor] = {}
-        count = 0
-        for batch in tqdm(batches, desc=title, unit=" batches", leave=False, disable=not sys.stderr.isatty()):
-            batch = batch.to(device, non_blocking=True)
-            dtype = PRECISIONS[self.precision]
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                losses = self.compute_losses(batch)
-            loss = torch.stack(list(losses.values())).sum()
-            if not bool(torch.isfinite(loss)):
-                parts = {name: float(value.detach()) for name, value in losses.items()}
-                names = ", ".join(getattr(batch, "names", ()))
-                raise FloatingPointError(f"loss is not finite at step {self.step}: {parts}; pictures: {names}")
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.clip:
-                nn.utils.clip_grad_norm_(trained, self.clip)
-            self.optimizer.step()
-            self.step += 1
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-            if not isinstance(self.schedule, ReduceLROnPlateau):
-                self.schedule.step()
-            for name, value in {"loss": loss, **losses}.items():
-                sums[name] = sums.get(name, 0) + value.detach().float()
-            count += 1
-        if count == 0:
+        quiet = not (is_first() and sys.stderr.isatty())
+        for step in tqdm(_groups(batches, self.passes), desc=title, unit=" steps", leave=False, disable=quiet):
+            self._take_step(step)
+            if self._agreed(stop.is_set()):
+                self._save_state()
+                print(f"stopped by a signal at step {self.step}; go on with --resume {self.folder}", flush=True)
+                sys.exit(STOPPED_BY_SIGNAL)
+            if self._agreed(time.perf_counter() - self.saved > self.save_seconds):
+                self._save_state()
+        if self.steps_done == 0:
             raise ValueError("the training data gave no batch; there are fewer pictures than one batch needs")
-        return {name: float(value) / count for name, value in sums.items()}
+        return {name: float(value) / self.steps_done for name, value in self.sums.items()}
 
-    def _save(self, figures: dict[str, float]) -> None:
-        facts = self.metadata | {"epoch": self.epoch, "step": self.step, "figures": _rounded(figures)}
+    def _take_step(self, batches: Sequence[Any]) -> None:
+        """One optimiser step on the mean loss of some batches."""
+        self.optimizer.zero_grad(set_to_none=True)
+        dtype = PRECISIONS[self.precision]
+        step_sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches):
+            batch = batch.to(self.device, non_blocking=True)
+            last = number == len(batches) - 1
+            with nullcontext() if last or world_size() == 1 else self.losses.no_sync():
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    losses = self.losses(batch)
+                loss = torch.stack(list(losses.values())).sum()
+                losses = {"loss": loss, **losses}
+                reported = mean_over_processes(torch.stack([value.detach().float() for value in losses.values()]))
+                if not bool(torch.isfinite(reported[0])):
+                    self._report_not_finite(batch, losses)
+                self.scaler.scale(loss / len(batches)).backward()
+            for name, value in zip(losses, reported / len(batches), strict=True):
+                step_sums[name] = step_sums.get(name, 0) + value
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.steps_done += 1
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+        for name, value in step_sums.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+
+    def _agreed(self, own: bool) -> bool:
+        """Whether any process says so: all must save and stop at the same step."""
+        if world_size() == 1:
+            return own
+        return bool(mean_over_processes(torch.tensor(float(own), device=self.device)) > 0)
+
+    def _report_not_finite(self, batch: Any, losses: dict[str, Tensor]) -> None:
+        parts = {name: float(value.detach()) for name, value in losses.items()}
+        names = list(getattr(batch, "names", ()))
+        # Every process has its own pictures; whose they are decides about the file's name.
+        path = self.folder / (NOT_FINITE if is_first() else f"process{rank()}_{NOT_FINITE}")
+        content = {"epoch": self.epoch, "step": self.step, "losses": parts, "pictures": names}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        raise FloatingPointError(
+            f"loss is not finite at step {self.step}: {parts}; pictures: {', '.join(names)} (also in {path}); "
+            f"the last checkpoint is as it was"
+        )
+
+    def _finish_epoch(self, figures: dict[str, float], epochs: int, validated: bool) -> None:
         goal = figures.get(self.goal)
-        if goal is not None and goal > self.best:
-            self.best = goal
-            save_weights(self.result, self.folder / BEST, facts)
-        save_weights(self.result, self.folder / LAST, facts)
-        save_training_state(
-            {
+        better = goal is not None and goal > self.best
+        if validated:
+            self.without_progress = 0 if better else self.without_progress + 1
+        self.best = goal if better else self.best
+        # Short epochs would spend their time on writing: at most a minute of work is at stake between validations.
+        ended = self.epoch == epochs or self._out_of_patience
+        due = self._agreed(validated or ended or time.perf_counter() - self.saved > self.save_seconds)
+        if is_first():
+            row = {"epoch": self.epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]} | figures
+            append_row(self.folder / LOG, row)
+            facts = self.metadata | {"epoch": self.epoch, "step": self.step, "figures": _rounded(figures)}
+            # Weights first: a state must never say that a best file was written which is not there.
+            if better:
+                save_weights(self.result, self.folder / BEST, facts)
+            if due:
+                save_weights(self.result, self.folder / LAST, facts)
+            if self.watch is not None:
+                self.watch(self.step, figures)
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            print(f"epoch {self.epoch}/{epochs}  {shown}", flush=True)
+            if self._out_of_patience:
+                print(f"stopped: {self.patience} validations without a better {self.goal} than {self.best:.4g}")
+        if due:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        if is_first():
+            state = {
                 "epoch": self.epoch,
                 "step": self.step,
+                "steps_done": self.steps_done,
+                "sums": self.sums,
                 "best": self.best,
+                "without_progress": self.without_progress,
                 "model": self.model.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
+                "scaler": self.scaler.state_dict(),
                 "torch_rng": torch.get_rng_state(),
-            },
-            self.folder / STATE,
-        )
+            }
+            save_training_state(state, self.folder, self.step, self.keep)
+        wait_for_all()
+        self.saved = time.perf_counter()
 
     def resume(self, folder: Path) -> None:
-        """Takes up a run where its last finished epoch left it.
+        """Takes up a run where its newest intact training state left it, in the middle of an epoch or after one.
 
         Raises:
             FileNotFoundError, ValueError: the folder holds no training state, or one of another model.
         """
-        state = load_training_state(folder / STATE)
-        match_tensors(self.model, state["model"], source=str(folder / STATE))
+        state = load_training_state(folder)
+        match_tensors(self.model, state["model"], source=str(folder))
         self.model.load_state_dict(state["model"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(self.schedule.state_dict() | state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
-        drop_rows(folder / LOG, after=self.epoch)
-
-    def _report(self, figures: dict[str, float], epochs: int) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print(f"epoch {self.epoch}/{epochs}  {shown}", flush=True)
+        self.steps_done, self.without_progress = state["steps_done"], state["without_progress"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        if is_first():
+            drop_rows(folder / LOG, after=self.epoch)
 
 
 def load_parts(model: nn.Module, path: str | Path, parts: Sequence[str]) -> None:
-    """Loads only some parts of a model from a whole model's weights file.
+    """Loads only some parts of a model from a weights file: of a whole model, or of one part alone.
 
     Raises:
-        ValueError: a part is not in the file or has other shapes.
+        ValueError: a part is not in the file or has other shapes, or the model has no such part.
     """
     tensors, _ = load_tensors(path)
+    known = dict(model.named_children())
     for part in parts:
-        module = getattr(model, part)
+        if part not in known:
+            raise ValueError(f"the model has no part {part!r}; its parts are {', '.join(known)}")
         own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
-        match_tensors(module, own, source=f"{path} ({part})")
-        module.load_state_dict(own, strict=False)
+        match_tensors(known[part], own, source=f"{path} ({part})")
+        known[part].load_state_dict(own, strict=False)
 
 
-def append_row(path: Path, row: dict) -> None:
-    """Appends a row to a CSV file; a column that the file does not have yet makes the file be written anew."""
-    columns, rows = _read_rows(path)
-    fresh = [name for name in row if name not in columns]
-    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns + fresh)
-        if fresh:
-            writer.writeheader()
-            writer.writerows(rows)
-        writer.writerow(row)
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, while it lasts; outside the main thread signals are left alone."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def drop_rows(path: Path, after: int) -> None:
-    """Removes the rows of later epochs from a log: an interrupted run had logged them, but not saved their weights."""
-    columns, rows = _read_rows(path)
-    kept = [row for row in rows if int(row["epoch"]) <= after]
-    if len(kept) < len(rows):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(kept)
-
-
-def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    if not path.exists():
-        return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        return list(reader.fieldnames or []), list(reader)
-
-
-def open_run(options: Any, kind: str, out: str | None, free_on_resume: Sequence[str]) -> Path:
-    """The folder of a training run, with ``options.toml`` in it: a new one, or that of ``options.resume``.
-
-    Args:
-        options: the script's options; they have a field ``resume``.
-        kind: name of a new folder under ``runs/``, unless ``out`` gives one.
-        free_on_resume: options that may differ from those of the run to resume.
-
-    Exits with a message when the run to resume is not there or had other options.
-    """
-    if options.resume:
-        folder = Path(options.resume)
-        try:
-            check_same_run(options, folder, free_on_resume)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
-    else:
-        folder = open_run_folder(out, kind)
-    (folder / "options.toml").write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
-    return folder
-
-
-def describe_run(folder: Path, options: Any, **facts: Any) -> None:
-    """Writes ``run.json``: resolved options, versions, machine and what data the run saw."""
-    content = {
-        "options": dataclasses.asdict(options),
-        "command": sys.argv,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-        },
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        **facts,
-    }
-    (folder / "run.json").write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+def _groups(batches: Iterable, size: int) -> Iterator[list]:
+    """Every ``size`` batches together, what is left at the end too."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: round(float(value), 5) for name, value in figures.items()}
-

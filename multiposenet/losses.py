@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from multiposenet.anchors import AnchorGrid
+from multiposenet.distributed import count_over_processes
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.structures import PoseTargets
 
@@ -23,13 +24,22 @@ class KeypointLoss(nn.Module):
         codec: draws the target heatmaps.
         intermediate_weight: weight of each intermediate level's maps.
         mask_weight: weight of the person mask's mean squared error.
+        peak_weight: how much more a peak's cell counts than an empty one: W is 1 + ``peak_weight`` x target. 0 is the
+            paper's loss; more makes a network from scratch leave the empty map, its first answer, sooner.
     """
 
-    def __init__(self, codec: HeatmapCodec, intermediate_weight: float = 0.25, mask_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        codec: HeatmapCodec,
+        intermediate_weight: float = 0.25,
+        mask_weight: float = 1.0,
+        peak_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.codec = codec
         self.intermediate_weight = intermediate_weight
         self.mask_weight = mask_weight
+        self.peak_weight = peak_weight
 
     def forward(
         self, maps: Tensor, supervised: list[Tensor], targets: PoseTargets, image_size: tuple[int, int]
@@ -40,11 +50,13 @@ class KeypointLoss(nn.Module):
             ``heatmaps``, ``person_mask`` and, with intermediate maps, ``intermediate``: scalars.
         """
         heatmaps = self.codec.encode(targets.keypoints, targets.visibility, image_size)
-        labelled = (targets.visibility > 0).sum().clamp(min=1)
-        keypoint_weight = (~targets.ignore_mask).float()[:, None]
+        labelled = count_over_processes((targets.visibility > 0).sum())
+        labelled_cells = (~targets.ignore_mask).float()[:, None]
+        keypoint_weight = labelled_cells * (1 + self.peak_weight * heatmaps) if self.peak_weight else labelled_cells
         # People without labelled keypoints still teach the mask; only people whose shape nobody drew do not.
         unknown = torch.zeros_like(targets.ignore_mask) if targets.unknown_mask is None else targets.unknown_mask
         mask_weight = (~unknown).float()[:, None]
+        drawn, cells = count_over_processes(mask_weight.sum()), count_over_processes(labelled_cells.sum())
         background = 1 - heatmaps.amax(dim=1, keepdim=True)
         k = heatmaps.shape[1]
 
@@ -53,11 +65,11 @@ class KeypointLoss(nn.Module):
 
         def mask_error(predicted: Tensor) -> Tensor:
             wrong = mask_weight * (predicted[:, k : k + 1].float() - targets.person_mask[:, None]) ** 2
-            return wrong.sum() / mask_weight.sum().clamp(min=1)
+            return wrong.sum() / drawn
 
         def background_error(predicted: Tensor) -> Tensor:
-            wrong = keypoint_weight * (predicted[:, k + 1 :].float() - background) ** 2
-            return wrong.sum() / keypoint_weight.sum().clamp(min=1)
+            wrong = labelled_cells * (predicted[:, k + 1 :].float() - background) ** 2
+            return wrong.sum() / cells
 
         losses = {"heatmaps": keypoint_error(maps), "person_mask": self.mask_weight * mask_error(maps)}
         if supervised and self.intermediate_weight:
@@ -101,7 +113,7 @@ class DetectionLoss(nn.Module):
         """
         anchors = self.grid.anchors(image_size, logits.device)
         matched, is_person, counts = self.assign(anchors, targets)
-        num_person = is_person.sum().clamp(min=1)
+        num_person = count_over_processes(is_person.sum())
         focal = sigmoid_focal_loss(logits.float(), is_person.float(), alpha=self.alpha, gamma=self.gamma)
         boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
         wanted = self.grid.encode(boxes[is_person], anchors.expand_as(deltas)[is_person])

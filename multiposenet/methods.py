@@ -15,7 +15,7 @@ from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.grouping import PoseResidualGrouping
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.losses import DetectionLoss, KeypointLoss
-from multiposenet.models.backbones import ResNetBackbone
+from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.models.multiposenet import MultiPoseNet, Pyramid
@@ -52,6 +52,7 @@ def build_multiposenet(
     channels: int = 256,
     keypoint_width: int = 128,
     merged_width: int = 256,
+    detection_convs: int = 4,
     prn_nodes: int = 1024,
     prn_crop: tuple[int, int] = (56, 36),
     prn_softmax: str = "keypoint",
@@ -64,13 +65,15 @@ def build_multiposenet(
     keypoint_activation: bool = False,
     keypoint_norm: bool = False,
     intermediate_background: bool = True,
+    peak_weight: float = 0.0,
 ) -> tuple[MultiPoseNet, ChainDecoder]:
     """MultiPoseNet; the defaults are the reference layout of the published PyTorch weights.
 
     Args:
-        backbone, backbone_weights: see ``models.backbones.ResNetBackbone``.
+        backbone, backbone_weights: see ``models.backbones.Backbone``.
         channels: width of both pyramids and of the detector's heads.
         keypoint_width, merged_width: width of D_l, and after the levels are merged.
+        detection_convs: hidden convolutions in each of the detector's heads.
         prn_nodes, prn_crop, prn_softmax, prn_dropout, prn_residual_activation: the pose residual network.
         prn_sigma, prn_margin, prn_window: its grid, see ``rasterize.PersonGrid``.
         smooth_top: smooth K5 too (the paper) or not (the reference layout).
@@ -78,11 +81,12 @@ def build_multiposenet(
         keypoint_norm: batch normalisation in the keypoint subnet, for training from scratch.
         intermediate_background: intermediate heads also predict a background map, as many maps as the reference
             layout has; False for the paper's K maps and mask.
+        peak_weight: see ``losses.KeypointLoss``.
     """
     k = skeleton.num_keypoints
     codec = HeatmapCodec()
     anchors = AnchorGrid()
-    stages = ResNetBackbone(backbone, backbone_weights)
+    stages = Backbone(backbone, backbone_weights)
     model = MultiPoseNet(
         backbone=stages,
         keypoint_pyramid=Pyramid((0, 1, 2, 3), stages.channels, channels, smooth_top=smooth_top),
@@ -96,13 +100,35 @@ def build_multiposenet(
             norm_layer=nn.BatchNorm2d if keypoint_norm else None,
         ),
         detection_pyramid=Pyramid((1, 2, 3), stages.channels[1:], channels, extra_levels=True),
-        detection_subnet=DetectionSubnet(channels, anchors.per_cell),
+        detection_subnet=DetectionSubnet(channels, anchors.per_cell, detection_convs),
         prn=PoseResidualNetwork(k, prn_nodes, prn_softmax, tuple(prn_crop), prn_dropout, prn_residual_activation),
-        keypoint_loss=KeypointLoss(codec),
+        keypoint_loss=KeypointLoss(codec, peak_weight=peak_weight),
         detection_loss=DetectionLoss(anchors),
     )
     grid = PersonGrid(tuple(prn_crop), prn_margin, sigma=prn_sigma, label_sigma=prn_sigma, window=prn_window)
     return model, ChainDecoder(codec, BoxDecoder(anchors), PoseResidualGrouping(model.prn, grid), skeleton)
+
+
+def multiposenet_lite(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
+    """Real time on a CPU: a narrow ResNet, thin pyramids and heads, a small PRN; about 3.6 M parameters."""
+    thin = {
+        "backbone": "resnet16_w32",
+        "channels": 32,
+        "keypoint_width": 16,
+        "merged_width": 32,
+        "detection_convs": 2,
+        "prn_nodes": 48,
+        "prn_crop": (28, 18),
+        "prn_dropout": 0.1,
+        "prn_sigma": 0.7,
+        "prn_margin": 0.5,
+        "smooth_top": True,
+        "keypoint_activation": True,
+        "keypoint_norm": True,
+        "intermediate_background": False,
+        "peak_weight": 4.0,
+    }
+    return build_multiposenet(skeleton, **thin | options)
 
 
 def multiposenet_resnet18(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
@@ -136,6 +162,7 @@ def multiposenet_resnet101(skeleton: Skeleton, **options) -> tuple[MultiPoseNet,
 
 
 METHODS: dict[str, Callable[..., tuple[nn.Module, ChainDecoder]]] = {
+    "multiposenet_lite": multiposenet_lite,
     "multiposenet_resnet18": multiposenet_resnet18,
     "multiposenet_resnet50": multiposenet_resnet50,
     "multiposenet_resnet101": multiposenet_resnet101,

@@ -1,9 +1,23 @@
-"""Numbered folders for what a run leaves behind: ``runs/predict``, ``runs/predict2``, ``runs/predict3``, ..."""
+"""What a run leaves behind: its folder (``runs/predict``, ``runs/predict2``, ...), description and log."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import itertools
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from multiposenet.distributed import is_first, share_from_first, world_size
+from multiposenet.options import check_same_run, to_toml
 
 
 def new_run_folder(root: str | Path, name: str) -> Path:
@@ -45,3 +59,98 @@ def open_run_folder(out: str | Path | None, name: str) -> Path:
         raise NotADirectoryError(f"{out} is a file; the output folder must be a folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def open_run(options: Any, kind: str, out: str | None, free_on_resume: Sequence[str]) -> Path:
+    """The folder of a training run, with ``options.toml`` in it: a new one, or that of ``options.resume``.
+
+    Args:
+        options: the script's options; they have a field ``resume``.
+        kind: name of a new folder under ``runs/``, unless ``out`` gives one.
+        free_on_resume: options that may differ from those of the run to resume.
+
+    Exits with a message when the run to resume is not there or had other options.
+    """
+    if options.resume:
+        folder = Path(options.resume)
+        try:
+            check_same_run(options, folder, free_on_resume)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+    else:
+        folder = share_from_first(open_run_folder(out, kind) if is_first() else None)
+    if is_first():
+        (folder / "options.toml").write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
+    return folder
+
+
+def describe_run(folder: Path, options: Any, **facts: Any) -> None:
+    """Writes ``run.json``: resolved options, versions, machine and what data the run saw."""
+    if not is_first():
+        return
+    content = {
+        "options": dataclasses.asdict(options),
+        "command": sys.argv,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+        "processes": world_size(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        **facts,
+    }
+    (folder / "run.json").write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Appends a row to a CSV file; a column that the file does not have yet makes the file be written anew."""
+    columns, rows = _read_rows(path)
+    fresh = [name for name in row if name not in columns]
+    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns + fresh)
+        if fresh:
+            writer.writeheader()
+            writer.writerows(rows)
+        writer.writerow(row)
+
+
+def drop_rows(path: Path, after: int) -> None:
+    """Removes the rows of later epochs from a log: an interrupted run had logged them, but not saved their weights."""
+    columns, rows = _read_rows(path)
+    kept = [row for row in rows if int(row["epoch"]) <= after]
+    if len(kept) < len(rows):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames or []), list(reader)
+
+
+def watch_in_tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None]:
+    """A function (step, figures) that writes figures where ``tensorboard --logdir`` finds them.
+
+    Raises:
+        RuntimeError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RuntimeError(f"TensorBoard is not installed ({error}); pip install 'multiposenet[tensorboard]'") from None
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def watch(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return watch

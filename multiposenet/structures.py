@@ -37,7 +37,7 @@ def _check(owner: object, **expected: tuple[int | str | None, ...]) -> None:
                 )
 
 
-class _TensorFields:
+class TensorFields:
     """Device movement for dataclasses whose fields are tensors (or None, or plain values)."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
@@ -45,7 +45,7 @@ class _TensorFields:
         changes = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), (Tensor, _TensorFields))
+            if isinstance(value := getattr(self, f.name), (Tensor, TensorFields))
         }
         return dataclasses.replace(self, **changes)
 
@@ -117,7 +117,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class PoseTargets(_TensorFields):
+class PoseTargets(TensorFields):
     """Labels of a batch as the losses take them (tensors; pixels of the batch's images).
 
     Args:
@@ -155,7 +155,7 @@ class PoseTargets(_TensorFields):
 
 
 @dataclass(frozen=True)
-class Batch(_TensorFields):
+class Batch(TensorFields):
     """What a loader hands to the training loop.
 
     Args:
@@ -178,7 +178,7 @@ class Batch(_TensorFields):
 
 
 @dataclass(frozen=True)
-class MultiPoseNetOutputs(_TensorFields):
+class MultiPoseNetOutputs(TensorFields):
     """Raw outputs of the shared network.
 
     Args:
@@ -200,7 +200,7 @@ class MultiPoseNetOutputs(_TensorFields):
 
 
 @dataclass(frozen=True)
-class Detections(_TensorFields):
+class Detections(TensorFields):
     """Person boxes of a batch in image pixels, best first, padded to a common number of slots.
 
     Args:
@@ -218,7 +218,7 @@ class Detections(_TensorFields):
 
 
 @dataclass(frozen=True)
-class Peaks(_TensorFields):
+class Peaks(TensorFields):
     """Local maxima of keypoint heatmaps before they belong to anyone, strongest first.
 
     Args:
@@ -236,7 +236,7 @@ class Peaks(_TensorFields):
 
 
 @dataclass(frozen=True)
-class Poses(_TensorFields):
+class Poses(TensorFields):
     """The people found in one picture, best first, in that picture's pixels.
 
     Args:

@@ -3,7 +3,7 @@
 
     python prn_train/train.py                                    # synthetic people
     python prn_train/train.py --opt prn_train/options.toml --data COCO
-    python prn_train/train.py --model multiposenet_resnet18 --weights runs/train/best.safetensors
+    python prn_train/train.py --model multiposenet_lite --weights runs/train/best.safetensors
 
 The result is a whole model's weights file with the pose residual network in it, trained; the rest is that of
 ``--weights``, or random.
@@ -22,12 +22,14 @@ from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
-from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, describe_run, freeze, open_run, seed_everything
+from multiposenet.distributed import is_first, process_group
+from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, freeze, seed_everything
 from multiposenet.evaluation.coco import evaluate_coco
 from multiposenet.evaluation.grouping import group_labels
 from multiposenet.methods import build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
+from multiposenet.runs import describe_run, open_run
 from multiposenet.structures import PersonLabels
 
 CELLS = (28, 18)
@@ -41,7 +43,7 @@ FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "
 class PrnOptions:
     """Names without a hyphen twin are those of the public implementations, so that their settings can be given."""
 
-    model: str = option("multiposenet_resnet18", "whose pose residual network", choices=list_models())
+    model: str = option("multiposenet_lite", "whose pose residual network", choices=list_models())
     weights: str | None = option(None, "whole model's weights file to start from")
     skeleton: str | None = option(None, "built-in skeleton or TOML file; default: the weights', else coco_person")
     data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout; pictures are not needed")
@@ -78,10 +80,14 @@ class PrnOptions:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(PrnOptions, argv, __doc__)
+    with process_group(options.device) as device:
+        return train(options, device)
+
+
+def train(options: PrnOptions, device: torch.device) -> Path:
+    """Trains as the options say; returns the file of the weights that came out."""
     folder = open_run(options, "prn", options.exp, FREE_ON_RESUME)
     seed_everything(options.seed)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
     method = build_method(options.model, options.weights, options.skeleton, **model_options(options))
     grouping = method.decoder.grouping
     grid = grouping.grid
@@ -132,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     describe_run(folder, options, data=training.identity(), validation=validation.identity(), people=len(samples))
     trainer = Trainer(
         model,
-        lambda batch: {"prn": model.prn.loss(batch.crops, batch.labels, batch.labelled)},
+        lambda model, batch: {"prn": model.prn.loss(batch.crops, batch.labels, batch.labelled)},
         optimizer,
         schedule,
         folder,
@@ -143,12 +149,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if options.resume:
         trainer.resume(folder)
     trainer.fit(
-        lambda epoch: samples.batches(options.batch_size, grid, augmentation, options.seed * 1_000_003 + epoch),
+        lambda epoch, first_step: samples.batches(
+            options.batch_size, grid, augmentation, options.seed * 1_000_003 + epoch, first_step
+        ),
         options.number_of_epoch,
         options.validate_every,
     )
     result = folder / (BEST if (folder / BEST).exists() else LAST)
-    print(f"{len(samples)} people; weights: {result}")
+    if is_first():
+        print(f"{len(samples)} people; weights: {result}")
     return result
 
 

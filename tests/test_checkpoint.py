@@ -22,6 +22,7 @@ from multiposenet.checkpoint import (
     save_training_state,
     save_weights,
     sha256,
+    training_states,
 )
 
 FACTS = {"model": "toy", "options": {"width": 4, "crop": [56, 36]}, "figures": {"AP": 0.5}, "weights": None}
@@ -76,32 +77,27 @@ def test_tied_weights_can_be_written(tmp_path):
     assert_close(tensors["a.weight"], tensors["b.weight"])
 
 
-@pytest.mark.parametrize("save", ["weights", "state"])
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, save):
+def test_weights_that_cannot_be_written_leave_the_old_file_whole_and_no_other(tmp_path, monkeypatch):
     file = tmp_path / "file"
-    write = {
-        "weights": lambda: save_weights(toy(), file, FACTS),
-        "state": lambda: save_training_state({"epoch": 1}, file),
-    }[save]
-    write()
+    save_weights(toy(), file, FACTS)
     before = file.read_bytes()
 
-    def full_disk(*arguments, **_):
-        target = next(a for a in arguments if isinstance(a, (str, Path)))
-        Path(target).write_bytes(b"half a file")
+    def full_disk(tensors: dict, target: Path, **_):
+        target.write_bytes(b"half a file")
         raise OSError("no space left")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        write()
+    with pytest.raises(OSError, match=r"could not be written .no space left.*earlier file is intact"):
+        save_weights(toy(), file, FACTS)
     assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_writing_leaves_no_other_file_behind(tmp_path):
     save_weights(toy(), tmp_path / "w.safetensors", FACTS)
-    save_training_state({"epoch": 1}, tmp_path / "state.pt")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.pt", "w.safetensors"]
+    state = save_training_state({"epoch": 1}, tmp_path, step=7)
+    assert state.name.startswith("state-000000007-")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [state.name, "w.safetensors"]
 
 
 def test_whoever_may_read_the_user_s_files_may_read_the_weights(tmp_path):
@@ -136,9 +132,8 @@ def test_the_bomb_of_these_tests_goes_off_when_code_is_allowed(tmp_path):
     assert (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("read", [load_tensors, load_training_state])
 @pytest.mark.parametrize("kind", ["zip", "bare pickle", "beside tensors"])
-def test_pickled_code_is_refused_and_never_runs(tmp_path, read, kind):
+def test_pickled_code_is_refused_and_never_runs(tmp_path, kind):
     file, target = tmp_path / "evil.pth", tmp_path / "boom"
     bomb = Bomb(target)
     if kind == "bare pickle":
@@ -146,7 +141,7 @@ def test_pickled_code_is_refused_and_never_runs(tmp_path, read, kind):
     else:
         torch.save({"weight": torch.zeros(2), "extra": bomb} if kind == "beside tensors" else bomb, file)
     with pytest.raises(ValueError, match=r"evil\.pth"):
-        read(file)
+        load_tensors(file)
     assert not target.exists()
 
 
@@ -167,11 +162,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("name", ["damaged.pth", "damaged.safetensors"])
-@pytest.mark.parametrize("read", [load_tensors, load_training_state])
-def test_a_damaged_file_is_an_error_that_names_it(tmp_path, content, name, read):
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
-        read(tmp_path / name)
+        load_tensors(tmp_path / name)
 
 
 def test_a_truncated_file_of_ours_is_an_error_that_names_it(tmp_path):
@@ -191,7 +185,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file .*nowhere\.pth"):
         load_tensors(tmp_path / "nowhere.pth")
     with pytest.raises(FileNotFoundError, match=r"no training state .*--resume"):
-        load_training_state(tmp_path / "state.pt")
+        load_training_state(tmp_path)
 
 
 def test_missing_and_unexpected_keys_and_wrong_shapes_are_all_named():
@@ -233,8 +227,49 @@ def test_a_training_state_comes_back_as_it_was(tmp_path):
     model[2](torch.ones(1, 4)).sum().backward()
     optimizer.step()
     state = {"epoch": 3, "best": -float("inf"), "optimizer": optimizer.state_dict(), "none": None}
-    save_training_state(state, tmp_path / "state.pt")
-    assert_close(load_training_state(tmp_path / "state.pt"), state, atol=0, rtol=0)
+    save_training_state(state, tmp_path, step=3)
+    assert_close(load_training_state(tmp_path), state, atol=0, rtol=0)
+
+
+def test_of_several_training_states_the_newest_is_read_and_old_ones_are_removed(tmp_path):
+    for step in (9, 10, 100):
+        save_training_state({"step": step}, tmp_path, step, keep=2)
+    assert [path.name[:15] for path in training_states(tmp_path)] == ["state-000000100", "state-000000010"]
+    assert load_training_state(tmp_path) == {"step": 100}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:50] + b"x" + data[51:], lambda _: b""])
+def test_a_damaged_training_state_gives_way_to_the_one_before_and_is_named(tmp_path, damage):
+    save_training_state({"step": 1}, tmp_path, 1)
+    newest = save_training_state({"step": 2}, tmp_path, 2)
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(UserWarning, match=f"{newest.name}: the file is damaged"):
+        assert load_training_state(tmp_path) == {"step": 1}
+
+
+def test_when_every_training_state_is_damaged_that_is_an_error(tmp_path):
+    save_training_state({"step": 1}, tmp_path, 1).write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="none of the 1 training states"):
+        load_training_state(tmp_path)
+
+
+def test_code_in_a_training_state_with_a_right_checksum_is_refused_and_never_runs(tmp_path):
+    path = tmp_path / "evil.pt"
+    torch.save({"call": Bomb(tmp_path / "boom")}, path)
+    path.rename(tmp_path / f"state-000000001-{sha256(path)[:16]}.pt")
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        load_training_state(tmp_path)
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
+def test_a_full_disk_leaves_the_states_before_it_and_says_how_to_go_on(tmp_path):
+    before = save_training_state({"step": 1}, tmp_path, 1)
+    (tmp_path / "state.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"step 2 could not be written .*{before.name} is intact.*--resume"):
+        save_training_state({"step": 2, "much": torch.zeros(10_000)}, tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == [before.name]
+    assert load_training_state(tmp_path) == {"step": 1}
 
 
 def test_the_hash_is_that_of_the_file_s_bytes(tmp_path):

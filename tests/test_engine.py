@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +16,24 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import load_tensors, save_weights
+from multiposenet.checkpoint import load_tensors, save_weights, training_states
 from multiposenet.engine import (
     BEST,
     LAST,
     LOG,
-    STATE,
+    NOT_FINITE,
     Trainer,
-    append_row,
     cosine_schedule,
-    describe_run,
     freeze,
     load_parts,
     set_training,
 )
-from multiposenet.structures import _TensorFields
+from multiposenet.runs import append_row, describe_run
+from multiposenet.structures import TensorFields
 
 
 @dataclass(frozen=True)
-class ToyBatch(_TensorFields):
+class ToyBatch(TensorFields):
     inputs: Tensor
     answers: Tensor
     names: tuple[str, ...]
@@ -51,10 +51,9 @@ class Toy(nn.Module):
         return self.head(self.body(inputs))[:, 0]
 
 
-def batches(epoch: int, count: int = 3) -> Iterator[ToyBatch]:
-    generator = torch.Generator().manual_seed(epoch)
-    for i in range(count):
-        inputs = torch.randn(6, 3, generator=generator)
+def batches(epoch: int, first_step: int = 0, count: int = 3) -> Iterator[ToyBatch]:
+    for i in range(first_step, count):
+        inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(100 * epoch + i))
         yield ToyBatch(inputs, inputs.sum(1), tuple(f"{epoch}-{i}-{row}.png" for row in range(6)))
 
 
@@ -68,7 +67,7 @@ def trainer(folder: Path, seed: int = 0, plateau: bool = False, epochs: int = 4,
         ReduceLROnPlateau(optimizer, factor=0.5, patience=0) if plateau else cosine_schedule(optimizer, 3 * epochs, 2)
     )
 
-    def compute_losses(batch: ToyBatch) -> dict[str, Tensor]:
+    def compute_losses(model: nn.Module, batch: ToyBatch) -> dict[str, Tensor]:
         error = model(batch.inputs) - batch.answers
         return {"square": error.square().mean(), "absolute": error.abs().mean()}
 
@@ -158,10 +157,10 @@ def test_a_resumed_run_does_not_forget_how_good_it_was(tmp_path):
 
 
 def test_epochs_that_an_interruption_lost_are_not_logged_twice(tmp_path):
-    def interrupted(epoch: int) -> Iterator[ToyBatch]:
+    def interrupted(epoch: int, first_step: int) -> Iterator[ToyBatch]:
         if epoch == 3:
             raise KeyboardInterrupt
-        return batches(epoch)
+        return batches(epoch, first_step)
 
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, validate=scores(0.1, 0.2)).fit(interrupted, 4, validate_every=2)
@@ -193,6 +192,101 @@ def test_resuming_with_another_model_is_an_error_that_names_the_keys(tmp_path):
         other.resume(tmp_path)
 
 
+def test_a_run_stopped_by_a_signal_in_the_middle_of_an_epoch_goes_on_bit_for_bit(tmp_path):
+    def stopped(epoch: int, first_step: int) -> Iterator[ToyBatch]:
+        for i, batch in enumerate(batches(epoch, first_step), start=first_step):
+            if (epoch, i) == (2, 1):
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    straight = trainer(tmp_path / "straight", ema_decay=0.9)
+    straight.fit(batches, 4)
+    with pytest.raises(SystemExit) as stop:
+        trainer(tmp_path / "broken", ema_decay=0.9).fit(stopped, 4)
+    assert stop.value.code == 143
+    resumed = trainer(tmp_path / "broken", seed=9, ema_decay=0.9)
+    resumed.resume(tmp_path / "broken")
+    assert (resumed.epoch, resumed.step, resumed.steps_done) == (2, 8, 2)
+    resumed.fit(batches, 4)
+    assert_close(resumed.model.state_dict(), straight.model.state_dict(), atol=0, rtol=0)
+    assert_close(resumed.result.state_dict(), straight.result.state_dict(), atol=0, rtol=0)
+    for ours, theirs in zip(rows(tmp_path / "broken"), rows(tmp_path / "straight"), strict=True):
+        assert {k: v for k, v in ours.items() if "seconds" not in k} == {
+            k: v for k, v in theirs.items() if "seconds" not in k
+        }
+
+
+def test_outside_a_training_a_signal_does_what_it_did_before(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    trainer(tmp_path).fit(batches, 1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_damaged_state_makes_a_run_go_on_from_the_one_before(tmp_path):
+    straight = trainer(tmp_path / "straight")
+    straight.fit(batches, 4)
+    run = trainer(tmp_path / "broken", save_seconds=0.0)
+    run.fit(batches, 2)
+    newest, older = training_states(tmp_path / "broken")
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    resumed = trainer(tmp_path / "broken", seed=5)
+    with pytest.warns(UserWarning, match=f"{newest.name}: the file is damaged.*the one before"):
+        resumed.resume(tmp_path / "broken")
+    assert f"{resumed.step:09d}" in older.name
+    resumed.fit(batches, 4)
+    assert_close(resumed.model.state_dict(), straight.model.state_dict(), atol=0, rtol=0)
+
+
+def test_only_the_newest_states_are_kept(tmp_path):
+    trainer(tmp_path, save_seconds=0.0, keep=3).fit(batches, 3)
+    assert len(training_states(tmp_path)) == 3
+
+
+# --- several batches a step, early stopping
+
+
+def test_two_passes_a_step_are_one_step_on_both_their_pictures(tmp_path):
+    def halves(epoch: int, first_step: int) -> Iterator[ToyBatch]:
+        for batch in batches(epoch, first_step):
+            for part in (slice(0, 3), slice(3, 6)):
+                yield ToyBatch(batch.inputs[part], batch.answers[part], batch.names[part])
+
+    def without_dice(folder: Path, **options) -> Trainer:
+        run = trainer(folder, **options)
+        run.model.body[1].eval()  # batch statistics and dropout see single passes
+        run.model.body[3].p = 0.0
+        freeze(run.model, ("body",))
+        run.frozen = ("body",)
+        return run
+
+    whole = without_dice(tmp_path / "whole")
+    whole.fit(batches, 2)
+    split = without_dice(tmp_path / "split", passes=2)
+    split.fit(halves, 2)
+    assert split.step == whole.step == 6
+    assert_close(split.model.state_dict(), whole.model.state_dict())
+    assert_close([float(row["loss"]) for row in rows(tmp_path / "split")],
+                 [float(row["loss"]) for row in rows(tmp_path / "whole")])  # fmt: skip
+
+
+def test_a_run_stops_when_its_figure_has_not_risen_for_long_enough(tmp_path, capsys):
+    run = trainer(tmp_path, validate=scores(0.5, 0.4, 0.6, 0.6, 0.1, 0.9), patience=2)
+    run.fit(batches, 6)
+    assert run.epoch == 5
+    assert "2 validations without a better AP than 0.6" in capsys.readouterr().out
+    assert load_tensors(tmp_path / BEST)[1]["epoch"] == 3
+    assert load_tensors(tmp_path / LAST)[1]["epoch"] == 5
+
+
+def test_figures_can_be_watched_as_they_come(tmp_path):
+    seen = []
+    trainer(tmp_path, watch=lambda step, figures: seen.append((step, figures["loss"]))).fit(batches, 2)
+    assert_close([loss for _, loss in seen], [float(row["loss"]) for row in rows(tmp_path)])
+    assert [step for step, _ in seen] == [3, 6]
+
+
 # --- what a run leaves behind
 
 
@@ -212,7 +306,8 @@ def test_the_best_file_holds_the_weights_of_the_best_validation_and_the_last_fil
 
 def test_without_validation_there_is_a_last_file_but_no_best(tmp_path):
     trainer(tmp_path).fit(batches, 1)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([LAST, STATE, LOG])
+    (state,) = training_states(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([LAST, state.name, LOG])
 
 
 def test_the_epochs_asked_for_and_the_last_one_are_validated(tmp_path):
@@ -255,19 +350,26 @@ def test_the_description_of_a_run_says_what_it_was_asked_and_with_which_versions
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_losses_and_pictures(tmp_path):
-    def poisoned(epoch: int) -> Iterator[ToyBatch]:
-        for i, batch in enumerate(batches(epoch)):
-            yield ToyBatch(batch.inputs * (math.nan if i == 1 else 1), batch.answers, batch.names)
+    def poisoned(epoch: int, first_step: int) -> Iterator[ToyBatch]:
+        for i, batch in enumerate(batches(epoch, first_step)):
+            yield ToyBatch(batch.inputs * (math.nan if (epoch, i) == (1, 1) else 1), batch.answers, batch.names)
 
-    run = trainer(tmp_path)
-    with pytest.raises(FloatingPointError, match=r"step 1: .*'square': nan.*0-1-0\.png, 0-1-1\.png"):
-        run.fit(poisoned, 1)
+    run = trainer(tmp_path, save_seconds=0.0)
+    with pytest.raises(FloatingPointError, match=r"step 4: .*'square': nan.*1-1-0\.png, 1-1-1\.png"):
+        run.fit(poisoned, 2)
     assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+    written = json.loads((tmp_path / NOT_FINITE).read_text())
+    assert (written["epoch"], written["step"]) == (1, 4)
+    assert written["pictures"] == [f"1-1-{row}.png" for row in range(6)]
+    # What the step before left behind is still there to go on from.
+    again = trainer(tmp_path)
+    again.resume(tmp_path)
+    assert (again.epoch, again.step) == (1, 4)
 
 
 def test_data_that_gives_no_batch_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="gave no batch"):
-        trainer(tmp_path).fit(lambda _: iter(()), 1)
+        trainer(tmp_path).fit(lambda *_: iter(()), 1)
 
 
 # --- averaging, schedule, clipping
@@ -322,7 +424,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
         run.optimizer.register_step_pre_hook(
             lambda *_: norms.append(torch.stack([p.grad.norm() for p in run.model.parameters()]).norm())
         )
-        run.fit(lambda epoch: batches(epoch, count=1), 1)
+        run.fit(lambda epoch, _: batches(epoch, count=1), 1)
         return norms[0]
 
     assert_close(gradient_norm(0.01), torch.tensor(0.01), rtol=1e-3, atol=0)

@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from multiposenet import create_model, list_models
 from multiposenet.anchors import AnchorGrid
 from multiposenet.checkpoint import save_weights
-from multiposenet.models.backbones import ResNetBackbone
+from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.multiposenet import IMAGENET_MEAN, IMAGENET_STD, Pyramid
 from multiposenet.skeletons import COCO_PERSON, Skeleton
@@ -94,7 +94,7 @@ def test_a_torchvision_state_dict_gives_torchvision_s_features_bit_for_bit(name,
             layer.running_mean.normal_(std=0.1)
             layer.running_var.uniform_(0.5, 2)
     torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
-    ours = ResNetBackbone(name, tmp_path / "resnet.pth").eval()
+    ours = Backbone(name, tmp_path / "resnet.pth").eval()
     images = pictures(1, 65, 97)
     with torch.inference_mode():
         expected = create_feature_extractor(theirs.eval(), [f"layer{i}" for i in (1, 2, 3, 4)])(images)
@@ -103,19 +103,19 @@ def test_a_torchvision_state_dict_gives_torchvision_s_features_bit_for_bit(name,
 
 def test_the_backbone_says_how_many_channels_its_stages_have():
     with torch.device("meta"):
-        backbone = ResNetBackbone("resnet50")
+        backbone = Backbone("resnet50")
         assert [stage.shape[1] for stage in backbone(torch.zeros(1, 3, 64, 64))] == backbone.channels
 
 
 def test_weights_of_another_backbone_are_an_error_that_names_file_and_keys(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(ValueError, match=r"resnet18\.pth does not fit this model\. missing keys .*layer1\.2\.conv1"):
-        ResNetBackbone("resnet34", tmp_path / "resnet18.pth")
+        Backbone("resnet34", tmp_path / "resnet18.pth")
 
 
 def test_an_unknown_backbone_is_an_error_that_lists_those_there_are():
     with pytest.raises(ValueError, match=r"'vgg' is unknown; choose one of .*resnet50"):
-        ResNetBackbone("vgg")
+        Backbone("vgg")
 
 
 def test_the_network_normalises_its_own_input_with_imagenet_s_statistics(model):

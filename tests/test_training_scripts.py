@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import load_tensors, save_weights
+from multiposenet.checkpoint import load_tensors, save_weights, training_states
 from multiposenet.methods import build_method
 from multiposenet.options import read_options_file
 from multiposenet.predictor import load
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN_FILES = {"best.safetensors", "last.safetensors", "log.csv", "options.toml", "run.json", "state.pt"}
+RUN_FILES = {"best.safetensors", "last.safetensors", "log.csv", "options.toml", "run.json"}
 QUICK = [
     "--synthetic-count", "6", "--epoch-size", "4", "--val-count", "1", "--image-size", "96", "--batch-size", "2",
     "--epochs", "1", "--workers", "0", "--device", "cpu",
@@ -89,6 +89,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def files(folder: Path) -> set[str]:
+    """What lies in a run folder, but for its one training state, whose name holds a checksum."""
+    assert len(training_states(folder)) == 1
+    return {file.name for file in folder.iterdir()} - {file.name for file in training_states(folder)}
+
+
 def parts_that_differ(one: Path, other: Path) -> set[str]:
     a, b = load_tensors(one)[0], load_tensors(other)[0]
     assert set(a) == set(b)
@@ -99,7 +105,7 @@ def parts_that_differ(one: Path, other: Path) -> set[str]:
 
 
 def test_a_run_leaves_weights_state_log_and_what_it_was_asked(joint):
-    assert {file.name for file in joint.iterdir()} == RUN_FILES
+    assert files(joint) == RUN_FILES
 
 
 def test_the_log_has_losses_of_both_tasks_and_figures(joint):
@@ -123,7 +129,7 @@ def test_the_options_that_are_written_start_the_same_run_again(joint):
 
 def test_the_weights_say_what_they_are_and_load_by_themselves(joint):
     predictor = load(joint / "best.safetensors", device="cpu", image_size=64)
-    assert (predictor.name, predictor.skeleton) == ("multiposenet_resnet18", COCO_PERSON)
+    assert (predictor.name, predictor.skeleton) == ("multiposenet_lite", COCO_PERSON)
     metadata = load_tensors(joint / "best.safetensors")[1]
     assert (metadata["task"], metadata["epoch"], metadata["seed"]) == ("joint", 1, 0)
     assert "AP" in metadata["figures"]
@@ -141,7 +147,7 @@ def test_every_recipe_can_be_read_by_its_training_script(recipe):
 def start(folder: Path) -> Path:
     """The weights with which a run of seed 0 starts."""
     torch.manual_seed(0)
-    save_weights(build_method("multiposenet_resnet18").model, folder / "start.safetensors", {})
+    save_weights(build_method("multiposenet_lite").model, folder / "start.safetensors", {})
     return folder / "start.safetensors"
 
 
@@ -163,7 +169,7 @@ def test_separate_training_keeps_a_folder_a_phase_and_the_result_above_them(sepa
     assert {file.name for file in separate.iterdir()} == {"keypoints", "detection", "best.safetensors", "options.toml"}
     assert (separate / "best.safetensors").read_bytes() == (separate / "detection" / "best.safetensors").read_bytes()
     for phase in ("keypoints", "detection"):
-        assert {file.name for file in (separate / phase).iterdir()} == RUN_FILES - {"options.toml"}
+        assert files(separate / phase) == RUN_FILES - {"options.toml"}
 
 
 def test_parts_named_frozen_stay_as_they_were(folder, joint):
@@ -226,7 +232,7 @@ def test_resuming_between_the_phases_goes_on_with_the_second(folder, separate, c
 
 
 def test_the_residual_network_s_run_leaves_the_same_files(residual):
-    assert {file.name for file in residual.iterdir()} == RUN_FILES
+    assert files(residual) == RUN_FILES
 
 
 def test_the_residual_network_s_training_changes_nothing_else(joint, residual):
@@ -237,7 +243,7 @@ def test_the_residual_network_s_weights_say_where_they_come_from(joint, residual
     metadata = load_tensors(residual / "best.safetensors")[1]
     assert metadata["task"] == "prn"
     assert metadata["started_from"]["task"] == "joint"
-    assert load(residual / "best.safetensors", device="cpu").name == "multiposenet_resnet18"
+    assert load(residual / "best.safetensors", device="cpu").name == "multiposenet_lite"
 
 
 def test_the_residual_network_s_run_can_be_resumed(folder, joint, residual):
@@ -262,6 +268,11 @@ def test_the_published_schedule_lowers_the_rate_every_second_epoch_from_the_thir
 
 
 def test_a_network_takes_its_residual_network_from_another_file(folder, residual):
-    argv = ["--train", "detection", "--prn", str(residual / "best.safetensors"), "--out", str(folder / "with_prn")]
+    argv = ["--train", "detection", "--init", f"prn={residual / 'best.safetensors'}", "--out", str(folder / "with_prn")]
     result = train_posenet.main([*argv, *QUICK])
     assert "prn" not in parts_that_differ(result, residual / "best.safetensors")
+
+
+def test_a_part_to_start_from_without_a_file_is_an_error_that_shows_the_form(folder):
+    with pytest.raises(ValueError, match=r"part=FILE.*got 'prn'"):
+        train_posenet.main(["--init", "prn", "--out", str(folder / "wrong"), *QUICK])

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multiposenet.distributed import rank, world_size
 from multiposenet.rasterize import PersonGrid
 from multiposenet.skeletons import Skeleton
-from multiposenet.structures import PersonLabels, _TensorFields
+from multiposenet.structures import PersonLabels, TensorFields
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PrnAugmentation:
 
 
 @dataclass(frozen=True)
-class PrnBatch(_TensorFields):
+class PrnBatch(TensorFields):
     """crops and labels [P, K, h, w], labelled [P, K] bool; see ``PoseResidualNetwork.loss``."""
 
     crops: Tensor
@@ -48,7 +49,7 @@ class PrnBatch(_TensorFields):
 
 
 @dataclass(frozen=True)
-class PrnSamples(_TensorFields):
+class PrnSamples(TensorFields):
     """The people of a dataset, ready to be drawn into grids.
 
     Args:
@@ -97,13 +98,27 @@ class PrnSamples(_TensorFields):
         return len(self.usable)
 
     def batches(
-        self, batch_size: int, grid: PersonGrid, augmentation: PrnAugmentation, seed: int
+        self, batch_size: int, grid: PersonGrid, augmentation: PrnAugmentation, seed: int, first_step: int = 0
     ) -> Iterator[PrnBatch]:
-        """One pass over everybody in random order; order and augmentation depend on ``seed`` alone."""
+        """One pass over everybody in random order; order and augmentation depend on ``seed`` alone.
+
+        Args:
+            batch_size: people a step; each of several training processes gets its part of every step.
+            grid, augmentation: how they are drawn.
+            seed: fixes the pass.
+            first_step: steps to leave out at the start.
+        """
         generator = torch.Generator(self.keypoints.device).manual_seed(seed)
         order = self.usable[torch.randperm(len(self), generator=generator, device=generator.device)]
-        for rows in order.split(batch_size):
-            yield self.draw(rows, grid, augmentation, generator)
+        steps = order.split(batch_size)
+        if world_size() > 1 and len(steps) > 1:
+            # A last step too small to be shared evenly would weigh its people more than the others.
+            steps = [rows for rows in steps if len(rows) == batch_size]
+        # Every step has dice of its own, so that none depends on the steps before it or on how it is shared.
+        dice = torch.randint(2**62, (len(steps),), generator=generator, device=generator.device).tolist()
+        for rows, step_seed in list(zip(steps, dice, strict=True))[first_step:]:
+            own = generator.manual_seed(step_seed + rank())
+            yield self.draw(rows.tensor_split(world_size())[rank()], grid, augmentation, own)
 
     def draw(
         self,

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from multiposenet.distributed import gather_lists, is_first, rank, share_from_first, world_size
 from multiposenet.evaluation.coco import annotations_from_labels, evaluate_coco, person_category_id
 from multiposenet.evaluation.oks import picture_oks
 from multiposenet.skeletons import Skeleton
@@ -82,6 +83,8 @@ def evaluate_predictor(
 ) -> ChainEvaluation:
     """Runs a predictor over a dataset, each picture read once, and scores it by COCO's rules.
 
+    In several processes (``torchrun``) each picture is predicted in one of them, and all get the whole result.
+
     Memory does not grow with the number of pictures, but for the predictions themselves.
 
     Args:
@@ -115,8 +118,10 @@ def evaluate_predictor(
     picture_scores: dict[int, float] = {}
     worst, best = _Extremes(keep, sign=-1), _Extremes(keep, sign=1)
 
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=list, num_workers=workers)
-    bar = tqdm(total=len(dataset), unit=" pictures", disable=None if progress else True)
+    # Several training processes evaluate together; every picture goes to exactly one of them.
+    own = Subset(dataset, range(rank(), len(dataset), world_size()))
+    loader = DataLoader(own, batch_size=batch_size, collate_fn=list, num_workers=workers)
+    bar = tqdm(total=len(own), unit=" pictures", disable=None if progress and is_first() else True)
     mark = time.perf_counter()
     for samples in loader:
         mark = _lap(timings, "data", mark)
@@ -139,11 +144,18 @@ def evaluate_predictor(
         mark = time.perf_counter()
     bar.close()
 
-    if ground_truth is None:
-        images = [{"id": image_id} for image_id in image_ids]
-        categories = [{"id": category_id, "name": dataset.skeleton.name}]
-        ground_truth = {"images": images, "annotations": annotations, "categories": categories}
-    metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, image_ids)
+    image_ids, annotations, predictions = (gather_lists(part) for part in (image_ids, annotations, predictions))
+    picture_scores = dict(gather_lists(list(picture_scores.items())))
+    worst, best = worst.of_all_processes(), best.of_all_processes()
+    metrics: dict[str, float] = {}
+    if is_first():
+        if ground_truth is None:
+            images = [{"id": image_id} for image_id in image_ids]
+            categories = [{"id": category_id, "name": dataset.skeleton.name}]
+            numbered = [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)]
+            ground_truth = {"images": images, "annotations": numbered, "categories": categories}
+        metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, image_ids)
+    metrics = share_from_first(metrics)
     _lap(timings, "score", mark)
     for stage, seconds in getattr(predictor, "timings", {}).items():
         spent = seconds - stages_before.get(stage, 0.0)
@@ -169,10 +181,10 @@ def save_evaluation(evaluation: ChainEvaluation, folder: Path, facts: Mapping) -
     (folder / "metrics.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
     files = []
     for kind, pictures in (("worst", evaluation.worst), ("best", evaluation.best)):
-        for rank, picture in enumerate(pictures, start=1):
+        for place, picture in enumerate(pictures, start=1):
             sample = picture.sample
             titles = (f"{sample.name}: ground truth", f"prediction, OKS {picture.score:.2f}")
-            file = folder / f"{kind}_{rank:02d}_{sample.image_id}.jpg"
+            file = folder / f"{kind}_{place:02d}_{sample.image_id}.jpg"
             draw_comparison(sample.image, picture.poses, sample.labels, titles=titles).save(file, quality=92)
             files.append(file)
     return files
@@ -190,6 +202,13 @@ class _Extremes:
         if self._count:
             push = heapq.heappush if len(self._heap) < self._count else heapq.heappushpop
             push(self._heap, (self._sign * score, -self._offered, ComparedPicture(sample, poses, score)))
+
+    def of_all_processes(self) -> _Extremes:
+        """The extremes among those that every training process found."""
+        merged = _Extremes(self._count, self._sign)
+        for picture in gather_lists(self.ranked()):
+            merged.offer(picture.sample, picture.poses, picture.score)
+        return merged
 
     def ranked(self) -> tuple[ComparedPicture, ...]:
         return tuple(picture for *_, picture in sorted(self._heap, key=lambda entry: entry[:2], reverse=True))

@@ -14,12 +14,15 @@ class DetectionSubnet(nn.Module):
     Args:
         channels: width of the pyramid and of the heads' four hidden convolutions.
         anchors_per_cell: anchors at each cell of a level.
+        convs: hidden 3x3 convolutions in each of the two heads.
         prior: person probability that every anchor starts with (RetinaNet, sec. 4.1).
     """
 
-    def __init__(self, channels: int, anchors_per_cell: int, prior: float = 0.01) -> None:
+    def __init__(self, channels: int, anchors_per_cell: int, convs: int = 4, prior: float = 0.01) -> None:
         super().__init__()
         self.heads = RetinaNetHead(channels, anchors_per_cell, num_classes=1)
+        for head in (self.heads.classification_head, self.heads.regression_head):
+            head.conv = head.conv[:convs]
         for layer in self.modules():
             # torchvision's N(0, 0.01) makes narrow heads fade to nothing; this keeps the signal at any width.
             if isinstance(layer, nn.Conv2d):

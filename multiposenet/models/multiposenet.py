@@ -11,7 +11,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from multiposenet.losses import DetectionLoss, KeypointLoss
-from multiposenet.models.backbones import ResNetBackbone
+from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.models.prn import PoseResidualNetwork
@@ -70,7 +70,7 @@ class MultiPoseNet(nn.Module):
 
     def __init__(
         self,
-        backbone: ResNetBackbone,
+        backbone: Backbone,
         keypoint_pyramid: Pyramid,
         keypoint_subnet: KeypointSubnet,
         detection_pyramid: Pyramid,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from multiposenet.distributed import count_over_processes
+
 SOFTMAXES = ("keypoint", "all")
 
 
@@ -100,4 +102,4 @@ class PoseResidualNetwork(nn.Module):
         else:
             log_scores = logits.flatten(1).log_softmax(-1).view(*logits.shape[:2], -1)
         entropy = -(labels.flatten(2) * log_scores).sum(-1)
-        return torch.where(labelled, entropy, 0.0).sum() / labelled.sum().clamp(min=1)
+        return torch.where(labelled, entropy, 0.0).sum() / count_over_processes(labelled.sum())

@@ -1,0 +1,106 @@
+"""Which picture is in which batch, and by which dice it is changed: fixed by seed, epoch and place in the epoch alone.
+
+Neither the number of worker processes nor of training processes matters, and any place in an epoch can be started
+from. That is what lets an interrupted training go on bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from multiposenet.distributed import rank, world_size
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One picture of an epoch: its place in the dataset, and the seed of all that is random about it."""
+
+    index: int
+    seed: int
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Batches of one epoch, shuffled; every training process gets its part of each step.
+
+    Args:
+        size: pictures in the dataset.
+        count: pictures an epoch; more than ``size`` starts the (newly shuffled) dataset again.
+        step_size: pictures of a step over all processes and passes.
+        seed, epoch: fix the order and every draw's seed.
+        passes: batches that each process makes of its part of a step (gradient accumulation).
+        first_step: steps to leave out at the start of the epoch.
+
+    Raises:
+        ValueError: a step cannot be divided evenly, or the data are too few for one step.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        step_size: int,
+        seed: int,
+        epoch: int,
+        passes: int = 1,
+        first_step: int = 0,
+    ) -> None:
+        parts = world_size() * passes
+        if step_size % parts:
+            raise ValueError(
+                f"a batch of {step_size} pictures cannot be divided among {world_size()} processes with {passes} "
+                f"passes each; choose a multiple of {parts}"
+            )
+        if size < 1 or count < 1:
+            raise ValueError(f"there are {size} pictures to train on and {count} wanted an epoch; need at least one")
+        self.steps = max(1, count // step_size)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        wanted = self.steps * step_size
+        rounds = [torch.randperm(size, generator=generator) for _ in range(-(-wanted // size))]
+        self._indices = torch.cat(rounds)[:wanted].view(self.steps, passes, world_size(), -1)
+        self._seeds = torch.randint(2**62, (wanted,), generator=generator).view_as(self._indices)
+        self._first_step = first_step
+
+    def __len__(self) -> int:
+        return (self.steps - self._first_step) * self._indices.shape[1]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for indices, seeds in zip(self._indices[self._first_step :], self._seeds[self._first_step :], strict=True):
+            for own, dice in zip(indices[:, rank()].tolist(), seeds[:, rank()].tolist(), strict=True):
+                yield [Draw(index, seed) for index, seed in zip(own, dice, strict=True)]
+
+
+class DrawnPictures(Dataset):
+    """A dataset asked by :class:`Draw`: what its transforms take from torch's generator depends on the draw alone."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw.seed)
+            return self.dataset[draw.index]
+
+
+def open_loader(
+    dataset: Dataset, batches: EpochBatches, collate: Callable[[Sequence], Any], workers: int, pin_memory: bool = False
+) -> DataLoader:
+    """A loader of those batches."""
+    return DataLoader(
+        DrawnPictures(dataset),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        # The draws' seeds decide; the loader's own base seed must not take a number from the training's generator.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # or the workers fight over the cores

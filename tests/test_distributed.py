@@ -1,0 +1,79 @@
+"""Two processes train what one would: the same steps, the same losses, the same figures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from multiposenet import distributed
+from multiposenet.distributed import SyncedBatchNorm2d, count_over_processes, gather_lists, synchronise_batch_norm
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING = [
+    *("--model", "multiposenet_lite", "--train", "joint", "--synthetic-count", "8", "--image-size", "96"),
+    *("--batch-size", "4", "--epoch-size", "4", "--epochs", "20", "--validate_every", "20", "--val-count", "3"),
+    *("--workers", "0", "--warmup", "0", "--lr", "1e-5", "--device", "cpu"),
+]
+
+
+def train(folder: Path, *launcher: str) -> list[dict[str, str]]:
+    """Trains by command line; the rows of the log."""
+    command = [sys.executable, *launcher, str(ROOT / "train_posenet.py"), *TRAINING, "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed package")
+def test_two_processes_have_the_losses_and_figures_of_one_over_twenty_steps(tmp_path):
+    alone = train(tmp_path / "one")
+    together = train(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    assert len(together) == len(alone) == 20
+    for name in ("loss", "heatmaps", "person_mask", "intermediate", "box_logits", "box_deltas"):
+        ours, theirs = ([float(row[name]) for row in rows] for rows in (together, alone))
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert float(alone[-1]["person_mask"]) < float(alone[0]["person_mask"])
+    assert_close(float(together[-1]["AP"]), float(alone[-1]["AP"]), rtol=0, atol=1e-3)
+
+
+def test_alone_nothing_is_exchanged():
+    assert (distributed.world_size(), distributed.rank(), distributed.is_first()) == (1, 0, True)
+    assert gather_lists([1, 2]) == [1, 2]
+    assert distributed.share_from_first("x") == "x"
+    assert_close(count_over_processes(torch.tensor(0)), torch.tensor(1.0))
+    assert_close(count_over_processes(torch.tensor(7)), torch.tensor(7.0))
+
+
+def test_a_model_that_trains_alone_keeps_its_own_batch_normalisation():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    synchronise_batch_norm(model, torch.device("cpu"))
+    assert type(model[1]) is nn.BatchNorm2d
+
+
+def test_the_synchronised_normalisation_of_one_process_is_the_usual_one_with_its_gradients(monkeypatch):
+    torch.manual_seed(0)
+    usual, synced = nn.BatchNorm2d(5), SyncedBatchNorm2d(5)
+    nn.init.normal_(usual.weight)
+    synced.load_state_dict(usual.state_dict())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", lambda value: value)
+    inputs = (torch.randn(3, 5, 4, 6) * 3 + 7).requires_grad_()
+    twin = inputs.detach().clone().requires_grad_()
+    weights = torch.randn(3, 5, 4, 6)
+    (usual(inputs) * weights).sum().backward()
+    (synced(twin) * weights).sum().backward()
+    assert_close(twin.grad, inputs.grad)
+    assert_close(synced.weight.grad, usual.weight.grad)
+    assert_close(synced.bias.grad, usual.bias.grad)
+    assert_close(synced.state_dict(), usual.state_dict())
+    assert_close(synced.eval()(inputs), usual.eval()(inputs))

@@ -1,0 +1,92 @@
+"""Which picture comes when: fixed by seed, epoch and place, however many processes share the work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils.data import Dataset
+
+from multiposenet.data import loading
+from multiposenet.data.loading import DrawnPictures, EpochBatches, open_loader
+
+
+class Dice(Dataset):
+    """Examples that are their index and a random number."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([float(index), float(torch.rand(()))])
+
+
+def indices(batches: EpochBatches) -> list[list[int]]:
+    return [[draw.index for draw in batch] for batch in batches]
+
+
+def test_an_epoch_takes_every_picture_once_in_an_order_of_its_own():
+    first, second = (indices(EpochBatches(12, 12, 4, seed=0, epoch=epoch)) for epoch in (0, 1))
+    for epoch in (first, second):
+        assert sorted(index for batch in epoch for index in batch) == list(range(12))
+    assert first != second
+    assert first == indices(EpochBatches(12, 12, 4, seed=0, epoch=0))
+
+
+def test_an_epoch_longer_than_the_data_takes_nothing_a_third_time_before_all_came_twice():
+    (batch,) = indices(EpochBatches(3, 6, 6, seed=0, epoch=0))
+    assert sorted(batch) == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_epoch_entered_in_the_middle_is_the_rest_of_the_whole_one():
+    whole = list(EpochBatches(50, 40, 8, seed=3, epoch=2))
+    rest = EpochBatches(50, 40, 8, seed=3, epoch=2, first_step=3)
+    assert list(rest) == whole[3:]
+    assert len(rest) == 2
+
+
+def test_training_processes_share_every_step_without_a_picture_twice(monkeypatch):
+    alone = list(EpochBatches(40, 40, 8, seed=0, epoch=0))
+    monkeypatch.setattr(loading, "world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(loading, "rank", lambda rank=rank: rank)
+        shares.append(list(EpochBatches(40, 40, 8, seed=0, epoch=0)))
+    for step, parts in zip(alone, zip(*shares, strict=True), strict=True):
+        assert [draw for part in parts for draw in part] == step
+
+
+def test_passes_divide_a_step_in_turn():
+    alone = list(EpochBatches(40, 40, 8, seed=0, epoch=0))
+    split = list(EpochBatches(40, 40, 8, seed=0, epoch=0, passes=2))
+    assert [a + b for a, b in zip(split[::2], split[1::2], strict=True)] == alone
+
+
+def test_a_step_that_cannot_be_divided_is_an_error_that_says_what_can():
+    with pytest.raises(ValueError, match=r"batch of 8 pictures.*3\s+passes.*multiple of 3"):
+        EpochBatches(40, 40, 8, seed=0, epoch=0, passes=3)
+
+
+def test_data_without_pictures_are_an_error():
+    with pytest.raises(ValueError, match="0 pictures"):
+        EpochBatches(0, 4, 2, seed=0, epoch=0)
+
+
+def test_what_is_random_about_a_picture_does_not_depend_on_who_loads_it():
+    def numbers(workers: int, first_step: int = 0) -> list[torch.Tensor]:
+        batches = EpochBatches(10, 10, 2, seed=1, epoch=4, first_step=first_step)
+        return list(open_loader(Dice(), batches, torch.stack, workers))
+
+    alone = numbers(0)
+    assert len({float(value) for batch in alone for value in batch[:, 1]}) == 10
+    assert_close(numbers(2), alone, atol=0, rtol=0)
+    assert_close(numbers(1, first_step=2), alone[2:], atol=0, rtol=0)
+
+
+def test_loading_leaves_the_training_s_own_dice_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    loader = open_loader(Dice(), EpochBatches(10, 10, 2, seed=1, epoch=0), torch.stack, workers=0)
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert isinstance(loader.dataset, DrawnPictures)
