@@ -173,7 +173,52 @@ COCO_PERSON = Skeleton.from_dict(
 )  # fmt: skip
 """The 17 keypoints of COCO 2017's person category, with COCO's own sigmas."""
 
-SKELETONS = {"coco_person": COCO_PERSON}
+CROWDPOSE = Skeleton.from_dict(
+    {
+        "name": "crowdpose",
+        "keypoints": [
+            "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+            "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head", "neck",
+        ],
+        "flip_pairs": [
+            [f"left_{part}", f"right_{part}"] for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        ],
+        "limbs": [
+            ["left_ankle", "left_knee"], ["left_knee", "left_hip"],
+            ["right_ankle", "right_knee"], ["right_knee", "right_hip"],
+            ["left_hip", "right_hip"], ["left_shoulder", "left_hip"], ["right_shoulder", "right_hip"],
+            ["left_shoulder", "right_shoulder"],
+            ["left_shoulder", "left_elbow"], ["left_elbow", "left_wrist"],
+            ["right_shoulder", "right_elbow"], ["right_elbow", "right_wrist"],
+            ["head", "neck"], ["neck", "left_shoulder"], ["neck", "right_shoulder"],
+        ],
+        "oks_sigmas": [
+            0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079,
+        ],
+    }
+)  # fmt: skip
+"""The 14 keypoints of CrowdPose (https://arxiv.org/abs/1812.00324), with the sigmas of its evaluation tool."""
+
+_COCO = COCO_PERSON.to_dict()
+
+HUMAN_ART = Skeleton.from_dict(
+    {
+        "name": "human_art",
+        "keypoints": [*_COCO["keypoints"], "left_finger", "right_finger", "left_toe", "right_toe"],
+        "flip_pairs": [*_COCO["flip_pairs"], ["left_finger", "right_finger"], ["left_toe", "right_toe"]],
+        "limbs": [
+            *_COCO["limbs"], ["left_wrist", "left_finger"], ["right_wrist", "right_finger"],
+            ["left_ankle", "left_toe"], ["right_ankle", "right_toe"],
+        ],
+        "oks_sigmas": [*_COCO["oks_sigmas"], 0.089, 0.089, 0.089, 0.089],
+    }
+)  # fmt: skip
+"""Human-Art's 21 keypoints (https://arxiv.org/abs/2303.02760): COCO's, fingers and toes.
+
+COCO's sigmas; fingers and toes have that of the ankles, the convention of other toolboxes: nobody measured theirs.
+"""
+
+SKELETONS = {"coco_person": COCO_PERSON, "crowdpose": CROWDPOSE, "human_art": HUMAN_ART}
 
 
 def get_skeleton(source: str | Path | Skeleton) -> Skeleton:

@@ -277,9 +277,9 @@ def test_missing_optional_fields_have_stated_stand_ins(tmp_path):
     labels = dataset(
         tmp_path,
         person(1, area=..., **gone),
-        person(2, area=None, segmentation=[], bbox=[0, 0, 2.5, 4], **gone),
+        person(2, area=None, segmentation=[], bbox=[0, 0, 25, 4], **gone),
     ).labels(0)
-    assert labels.areas.tolist() == [400, 10]  # of the segmentation; of the box
+    assert labels.areas.tolist() == [400, 53]  # of the segmentation; 0.53 of the box
     assert labels.crowd.tolist() == [False, False]
     assert (labels.visibility > 0).sum(axis=1).tolist() == [2, 2]
 

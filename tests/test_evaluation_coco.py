@@ -240,13 +240,11 @@ def test_another_number_of_keypoints_is_refused():
         evaluate_coco(truth, predictions)
 
 
-@pytest.mark.parametrize("which", ["all", "the first", "the last"])
-def test_boxes_in_the_results_change_nothing_whoever_has_them(which):
+def test_boxes_in_the_results_change_nothing():
     truth = random_truth()
     predictions = noisy_predictions(truth)
-    chosen = {"all": predictions, "the first": predictions[:1], "the last": predictions[-1:]}[which]
     expected = evaluate_coco(truth, predictions)
-    for prediction in chosen:
+    for prediction in predictions:
         prediction["bbox"] = [0.0, 0.0, 50.0, 50.0]
     assert evaluate_coco(truth, predictions) == expected
 

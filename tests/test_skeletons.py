@@ -8,7 +8,7 @@ import pytest
 from pycocotools.cocoeval import Params
 from torch.testing import assert_close
 
-from multiposenet.skeletons import COCO_PERSON, SKELETONS, Skeleton, get_skeleton
+from multiposenet.skeletons import COCO_PERSON, CROWDPOSE, HUMAN_ART, SKELETONS, Skeleton, get_skeleton
 
 # The person category of COCO's own person_keypoints files; its limbs count from 1.
 COCO_NAMES = [
@@ -46,11 +46,32 @@ def test_the_coco_person_has_the_sigmas_of_coco_s_evaluation():
     assert_close(list(COCO_PERSON.oks_sigmas), Params(iouType="keypoints").kpt_oks_sigmas.tolist())
 
 
-def test_mirroring_the_coco_person_exchanges_left_and_right_names_and_keeps_the_nose():
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
+def test_mirroring_a_built_in_skeleton_exchanges_left_and_right_names_and_keeps_the_middle(skeleton):
     other = {"left": "right", "right": "left"}
-    for name, mirrored in zip(COCO_PERSON.keypoints, COCO_PERSON.flip_indices, strict=True):
+    for name, mirrored in zip(skeleton.keypoints, skeleton.flip_indices, strict=True):
         side, _, part = name.partition("_")
-        assert COCO_PERSON.keypoints[mirrored] == (f"{other[side]}_{part}" if part else name)
+        assert skeleton.keypoints[mirrored] == (f"{other[side]}_{part}" if part else name)
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
+def test_the_limbs_of_a_built_in_skeleton_reach_every_keypoint(skeleton):
+    assert {end for limb in skeleton.limbs for end in limb} == set(range(skeleton.num_keypoints))
+
+
+def test_crowdpose_has_the_keypoints_and_sigmas_of_its_files_and_tool():
+    parts = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    names = [f"{side}_{part}" for part in parts for side in ("left", "right")]
+    assert list(CROWDPOSE.keypoints) == [*names, "head", "neck"]
+    of_coco = dict(zip(COCO_PERSON.keypoints, COCO_PERSON.oks_sigmas, strict=True))
+    assert_close(list(CROWDPOSE.oks_sigmas), [*(of_coco[name] for name in names), 0.079, 0.079])
+
+
+def test_human_art_is_the_coco_person_with_fingers_and_toes():
+    k = COCO_PERSON.num_keypoints
+    assert HUMAN_ART.keypoints[:k] == COCO_PERSON.keypoints
+    assert HUMAN_ART.oks_sigmas[:k] == COCO_PERSON.oks_sigmas
+    assert HUMAN_ART.keypoints[k:] == ("left_finger", "right_finger", "left_toe", "right_toe")
 
 
 def test_mirroring_twice_is_the_identity():

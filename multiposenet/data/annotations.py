@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
-from multiposenet.data.person_masks import segmentation_problem, segmentation_rle
+from multiposenet.data.completion import BOX_AREA_SHARE, segment_area
+from multiposenet.data.formats import COCO_FORMAT, CocoFormat
+from multiposenet.data.person_masks import segmentation_problem
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels
 
@@ -151,8 +152,8 @@ def read_json(path: Path) -> tuple[dict, str]:
     return content, digest
 
 
-def find_person_category(content: dict, path: Path, skeleton: Skeleton) -> int:
-    """Id of the category named "person", or else of the only category that has keypoints.
+def find_person_category(content: dict, path: Path, skeleton: Skeleton, name: str = "person") -> int:
+    """Id of the category of that name, or else of the only category that has keypoints.
 
     Raises:
         ValueError: there is no such category, or its keypoints are not the skeleton's.
@@ -161,12 +162,12 @@ def find_person_category(content: dict, path: Path, skeleton: Skeleton) -> int:
     if not isinstance(categories, list) or not all(isinstance(item, dict) and "id" in item for item in categories):
         raise ValueError(f"{path}: categories must be a list of objects with an id; a COCO keypoint file has them")
     with_keypoints = [item for item in categories if item.get("keypoints")]
-    named = [item for item in with_keypoints or categories if item.get("name") == "person"]
+    named = [item for item in with_keypoints or categories if item.get("name") == name]
     chosen = named or with_keypoints
     if len(chosen) != 1:
         names = [item.get("name") for item in categories]
         raise ValueError(
-            f"{path}: expected one category named 'person', or one with keypoints, got {names}; "
+            f"{path}: expected one category named {name!r}, or one with keypoints, got {names}; "
             "keep the people in one category that lists its keypoints"
         )
     keypoints = chosen[0].get("keypoints")
@@ -178,12 +179,17 @@ def find_person_category(content: dict, path: Path, skeleton: Skeleton) -> int:
     return chosen[0]["id"]
 
 
-def read_annotations(path: str | Path, skeleton: Skeleton) -> AnnotationFile:
+def read_annotations(path: str | Path, skeleton: Skeleton, layout: CocoFormat = COCO_FORMAT) -> AnnotationFile:
     """Reads and checks a COCO keypoint file, plain or gzip. Pictures come in the order of their ids.
 
     Missing fields with a stated stand-in: ``iscrowd`` is 0; ``num_keypoints`` is counted (and always counted anew, with
-    a warning where the file states another number); ``area`` is the area of the segmentation, or of the box where
-    there is none. Annotations of other listed categories are left out.
+    a warning where the file states another number); ``area`` is the area of the segmentation, or 0.53 of the box's
+    where there is none. Annotations of other listed categories are left out.
+
+    Args:
+        path: the file.
+        skeleton: the keypoints that it is labelled with.
+        layout: how the file differs from COCO's own: field of the keypoints, category, what ``num_keypoints`` counts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -194,13 +200,14 @@ def read_annotations(path: str | Path, skeleton: Skeleton) -> AnnotationFile:
     for section in ("images", "annotations"):
         if not isinstance(content.get(section), list) or not all(isinstance(r, dict) for r in content[section]):
             raise ValueError(f"{path}: {section} must be a list of objects; a COCO keypoint file has one")
-    category_id = find_person_category(content, path, skeleton)
+    content = layout.as_coco(content, skeleton)
+    category_id = find_person_category(content, path, skeleton, layout.category)
     image_ids, file_names, image_sizes = _read_images(content["images"], path)
     records = _person_records(content, path, category_id)
     image_index = _image_index(records, image_ids, path)
     order = np.argsort(image_index, kind="stable")
     records, image_index = [records[i] for i in order], image_index[order]
-    labels, segmentations = _pack(records, image_index, image_sizes, skeleton, path)
+    labels, segmentations = _pack(records, image_index, image_sizes, skeleton, path, layout.uncounted)
     texts = [b"" if not item else json.dumps(item, separators=(",", ":")).encode() for item in segmentations]
     return AnnotationFile(
         path=path,
@@ -268,7 +275,12 @@ def _image_index(records: list[dict], image_ids: np.ndarray, path: Path) -> np.n
 
 
 def _pack(
-    records: list[dict], image_index: np.ndarray, image_sizes: np.ndarray, skeleton: Skeleton, path: Path
+    records: list[dict],
+    image_index: np.ndarray,
+    image_sizes: np.ndarray,
+    skeleton: Skeleton,
+    path: Path,
+    uncounted: tuple[str, ...],
 ) -> tuple[PackedLabels, list]:
     count = skeleton.num_keypoints
     triples = _numbers(
@@ -302,7 +314,7 @@ def _pack(
         lambda record: _broken(path, record, "iscrowd", "0 or 1", "1 marks a group of people as one region"),
         records,
     )
-    counted = (visibility > 0).sum(axis=1)
+    counted = (visibility[:, [name not in uncounted for name in skeleton.keypoints]] > 0).sum(axis=1)
     stated = _optional(path, records, "num_keypoints", -1, "a whole number")
     differing = np.flatnonzero((stated >= 0) & (stated != counted))
     if len(differing):
@@ -342,10 +354,10 @@ def _areas(
         if records[row].get("area") is not None:
             _broken(path, records[row], "area", "a number, at least 0", "correct it or leave it out")
         try:
-            rle = segmentation_rle(segmentations[row], tuple(image_sizes[image_index[row]].tolist()))
+            area = segment_area(segmentations[row], tuple(image_sizes[image_index[row]].tolist()))
         except ValueError as error:
             _broken(path, records[row], "segmentation", str(error), "correct it or leave it out", shown=False)
-        areas[row] = boxes[row, 2] * boxes[row, 3] if rle is None else float(coco_mask.area(rle))
+        areas[row] = BOX_AREA_SHARE * boxes[row, 2] * boxes[row, 3] if area is None else area
     return areas
 
 

@@ -10,9 +10,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from multiposenet.data.annotations import PackedLabels, read_annotations, read_json
+from multiposenet.data.completion import complete_annotations
+from multiposenet.data.formats import COCO_FORMAT, CocoFormat
+from multiposenet.data.label_cache import read_packed
 from multiposenet.data.person_masks import person_masks
 from multiposenet.data.pictures import load_picture
-from multiposenet.skeletons import COCO_PERSON, Skeleton
+from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, Sample
 
 
@@ -20,21 +23,25 @@ class CocoKeypoints(Dataset):
     """Pictures and people of a COCO keypoint file.
 
     Reads ``root/annotations/person_keypoints_<split>.json`` (or ``.json.gz``) and the pictures in ``root/<split>/`` or
-    ``root/images/<split>/``. Labels can be used without any picture: see :meth:`labels` and :meth:`all_labels`.
+    ``root/images/<split>/``; ``layout`` says where other data sets have them. Labels can be used without any picture:
+    see :meth:`labels` and :meth:`all_labels`.
 
     Every annotated person is in the labels, crowds and people without keypoints included. Their pixels make the
     sample's ``ignore_mask``: they are unlabelled, not background. Where a segmentation is missing, a box stands in for
     it in ``ignore_mask`` but never in ``person_mask``: it marks ``unknown_mask`` instead.
 
     Args:
-        root: folder in one of the two layouts.
+        root: folder with annotations and pictures.
         split: the part of the file and folder names that tells the splits apart.
-        skeleton: the keypoints that the file is labelled with.
+        skeleton: the keypoints that the file is labelled with; by default those of ``layout``.
         annotations: the annotation file, where it has another name or place.
         pictures: the folder of the pictures, where it has another name or place.
         image_ids: only these pictures, in this order; by default all, in the order of their ids.
         with_keypoints: only pictures with at least one single person (no crowd) who has a labelled keypoint.
         limit: of the pictures that remain, only the first ones.
+        layout: how the data set uses COCO's format, e.g. ``CROWDPOSE_FORMAT`` of :mod:`multiposenet.data.formats`.
+        label_cache: keep a packed copy of the labels, beside the file (True) or in this folder, so that they are
+            parsed once (see :func:`multiposenet.data.label_cache.read_packed`).
 
     Raises:
         FileNotFoundError: no annotation file; the message lists the places.
@@ -46,25 +53,35 @@ class CocoKeypoints(Dataset):
         self,
         root: str | Path,
         split: str = "train2017",
-        skeleton: Skeleton = COCO_PERSON,
+        skeleton: Skeleton | None = None,
         *,
         annotations: str | Path | None = None,
         pictures: str | Path | None = None,
         image_ids: Sequence[int] | None = None,
         with_keypoints: bool = False,
         limit: int | None = None,
+        layout: CocoFormat = COCO_FORMAT,
+        label_cache: bool | str | Path = False,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all pictures, got {limit}")
         self.root = Path(root).expanduser()
         self.split = split
-        self.skeleton = skeleton
+        self.skeleton = layout.skeleton if skeleton is None else skeleton
+        self.layout = layout
         self.limit = limit
         self.with_keypoints = with_keypoints
         self.picture_folders = (
-            (self.root / split, self.root / "images" / split) if pictures is None else (Path(pictures).expanduser(),)
+            tuple(self.root / folder.format(split=split) for folder in layout.picture_folders)
+            if pictures is None
+            else (Path(pictures).expanduser(),)
         )
-        content = read_annotations(_find_annotations(self.root, split, annotations), skeleton)
+        file = _find_annotations(self.root, split, annotations, layout)
+        if label_cache:
+            content = read_packed(file, self.skeleton, layout, None if label_cache is True else label_cache)
+        else:
+            content = read_annotations(file, self.skeleton, layout)
+        self.pictures_in_file = len(content.image_ids)
         selected = np.arange(len(content.image_ids))
         if image_ids is not None:
             selected = _positions(content.image_ids, image_ids, content.path)
@@ -131,10 +148,11 @@ class CocoKeypoints(Dataset):
         )
 
     def ground_truth(self) -> dict:
-        """The annotation file's content for the selected pictures and the person category, records untouched.
+        """The annotation file's content for the selected pictures and the person category, in COCO's own fields.
 
-        Read from the file at every call, so nobody can change the dataset through it; crowds are kept, since the
-        evaluation needs them.
+        Records are untouched but for a missing ``area``, ``iscrowd`` or ``num_keypoints``, filled in by the rule of
+        :func:`multiposenet.data.completion.complete_annotations`. Read from the file at every call, so nobody can
+        change the dataset through it; crowds are kept, since the evaluation needs them.
 
         Raises:
             ValueError: the file has changed since the dataset was made.
@@ -142,6 +160,7 @@ class CocoKeypoints(Dataset):
         content, digest = read_json(self._content.path)
         if digest != self._content.sha256:
             raise ValueError(f"{self._content.path} has changed since the dataset was made; make the dataset anew")
+        content = self.layout.as_coco(content, self.skeleton)
         images = {record["id"]: record for record in content["images"]}
         selected = set(self.image_ids)
         category_id = self._content.category_id
@@ -152,7 +171,7 @@ class CocoKeypoints(Dataset):
             if record["category_id"] == category_id and record["image_id"] in selected
         ]
         content["categories"] = [record for record in content["categories"] if record["id"] == category_id]
-        return content
+        return complete_annotations(content)
 
     def identity(self) -> dict:
         """What exactly was trained or measured on, in plain values: goes into checkpoints and result files."""
@@ -195,16 +214,16 @@ class CocoKeypoints(Dataset):
         return image
 
 
-def _find_annotations(root: Path, split: str, annotations: str | Path | None) -> Path:
+def _find_annotations(root: Path, split: str, annotations: str | Path | None, layout: CocoFormat) -> Path:
     if annotations is not None:
         return Path(annotations).expanduser()
-    plain = root / "annotations" / f"person_keypoints_{split}.json"
-    zipped = plain.with_name(plain.name + ".gz")
-    for path in (plain, zipped):
-        if path.is_file():
-            return path
+    plain = [root / place.format(split=split) for place in layout.annotation_files]
+    for path in plain:
+        for candidate in (path, path.with_name(path.name + ".gz")):
+            if candidate.is_file():
+                return candidate
     raise FileNotFoundError(
-        f"no annotation file, looked for {plain} and {zipped.name} beside it; "
+        f"no annotation file, looked for {', '.join(map(str, plain))} and the same with .json.gz; "
         "check root and split, or name the file with annotations="
     )
 
