@@ -11,6 +11,7 @@ The pose residual network has its own script, ``prn_train/train.py``; until it i
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from multiposenet.checkpoint import training_states
 from multiposenet.data.loading import EpochBatches, open_loader
+from multiposenet.data.picture_cache import CachedSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import WholeImageDataset, collate
@@ -32,7 +34,6 @@ from multiposenet.engine import (
     Trainer,
     cosine_schedule,
     freeze,
-    load_parts,
     seed_everything,
 )
 from multiposenet.evaluation.chain import evaluate_predictor
@@ -57,7 +58,7 @@ UNTRAINED = {
 
 FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
-    "tensorboard",
+    *("tensorboard", "cache"),
     *("weights", "backbone_weights", "init"),
 )
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
@@ -79,6 +80,7 @@ class TrainOptions:
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(100_000, "size of the synthetic training set")
     epoch_size: int | None = option(None, "pictures an epoch, drawn at random; default all (4000 for synthetic data)")
+    cache: str | None = option(None, "folder to keep decoded and resized training pictures in")
     val_data: str | None = option(None, "validation data; default the same as --data")
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
@@ -127,9 +129,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     with process_group(options.device) as device:
         folder = open_run(options, "train", options.out, FREE_ON_RESUME)
         seed_everything(options.seed)
-        method = build_method(options.model, options.weights, options.skeleton, **backbone_option(options))
-        for part, file in parse_parts(options.init):
-            load_parts(method.model, file, [part])
+        parts = parse_parts(options.init)
+        method = build_method(options.model, options.weights, options.skeleton, parts, **backbone_option(options))
         synchronise = options.sync_batch_norm and device.type in ("cpu", "cuda")
         method.model.to(device, memory_format=torch.channels_last)
         if synchronise:
@@ -154,8 +155,8 @@ def backbone_option(options: TrainOptions) -> dict:
     return {"backbone_weights": options.backbone_weights} if options.backbone_weights else {}
 
 
-def parse_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """``part=FILE`` texts as pairs.
+def parse_parts(texts: Sequence[str]) -> dict[str, str]:
+    """``part=FILE`` texts as part -> file.
 
     Raises:
         ValueError: a text without an equals sign.
@@ -164,7 +165,7 @@ def parse_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
     for part, equals, file in pairs:
         if not (part and equals and file):
             raise ValueError(f"init takes part=FILE, e.g. prn=runs/prn/best.safetensors; got {part + equals + file!r}")
-    return [(part, file) for part, _, file in pairs]
+    return {part: file for part, _, file in pairs}
 
 
 def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
@@ -195,7 +196,12 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
             options.colours,
             method.skeleton,
         )
-    pictures = WholeImageDataset(source, transform)
+    samples = source
+    if options.cache:
+        # As large as augmentation can ask for, and no larger.
+        largest = max(options.scale) if options.augment else 1.0
+        samples = CachedSamples(source, options.cache, math.ceil(options.image_size * largest))
+    pictures = WholeImageDataset(samples, transform)
     epoch_size = options.epoch_size or (4000 if options.data == SYNTHETIC else len(pictures))
 
     def batches(epoch: int, first_step: int = 0) -> EpochBatches:

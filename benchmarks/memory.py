@@ -31,7 +31,7 @@ SIZES = ((480, 480), (480, 640), (640, 480), (360, 500), (427, 640), (720, 480),
 """(height, width) of the pictures, in turn: sizes that vary are what a careless cache or allocator grows on."""
 PICTURES_SEED = 31_000
 STEP = 100
-RANDOM_WEIGHTS = "multiposenet_resnet18"
+RANDOM_WEIGHTS = "multiposenet_lite"
 ALLOWED_GROWTH = 0.05
 WAYS = ("calls", "stream")
 

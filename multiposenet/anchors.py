@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 MAX_LOG_SCALE = math.log(1000 / 16)
 """Box sides grow at most by this logarithm against their anchor (torchvision's limit), so that exp cannot overflow."""
@@ -23,6 +24,8 @@ class AnchorGrid:
         ratios: height / width.
         scales: multiples of ``sizes``.
         deviations: the four offsets are divided by these when encoded.
+        max_log_scale: most by which a decoded side grows against its anchor's, as a logarithm; infinity for the
+            published code's boxes, which have no such limit.
     """
 
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -30,6 +33,7 @@ class AnchorGrid:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     deviations: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    max_log_scale: float = MAX_LOG_SCALE
 
     @property
     def per_cell(self) -> int:
@@ -52,8 +56,21 @@ class AnchorGrid:
         deltas = deltas * deltas.new_tensor(self.deviations)
         anchor_centre, anchor_side = _centre_side(anchors)
         centre = anchor_centre + deltas[..., :2] * anchor_side
-        half = 0.5 * anchor_side * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+        half = 0.5 * anchor_side * deltas[..., 2:].clamp(max=self.max_log_scale).exp()
         return torch.cat([centre - half, centre + half], dim=-1)
+
+
+@dataclass(frozen=True)
+class TorchvisionAnchorGrid(AnchorGrid):
+    """The anchors that torchvision's RetinaNet was trained with, by its own generator; same order.
+
+    They sit on the cells' upper left corners instead of their centres, have edges of whole pixels, and a level's cells
+    are a whole number of pixels apart: the image's side divided by the number of cells, rounded down.
+    """
+
+    def anchors(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """All anchors [A, 4] (xyxy, float32, not clipped) for images of any (H, W)."""
+        return _torchvision_anchors(self, tuple(image_size), str(device))
 
 
 def _centre_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,3 +97,12 @@ def _anchors(grid: AnchorGrid, image_size: tuple[int, int], device: str) -> Tens
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None]
         levels.append(torch.cat([centres - sides / 2, centres + sides / 2], dim=-1).reshape(-1, 4))
     return torch.cat(levels).float().to(device)
+
+
+@lru_cache(maxsize=8)
+def _torchvision_anchors(grid: TorchvisionAnchorGrid, image_size: tuple[int, int], device: str) -> Tensor:
+    sizes = tuple(tuple(int(size * scale) for scale in grid.scales) for size in grid.sizes)
+    cells = [[-(-side // stride) for side in image_size] for stride in grid.strides]
+    strides = [[side // count for side, count in zip(image_size, level, strict=True)] for level in cells]
+    generator = AnchorGenerator(sizes, (grid.ratios,) * len(sizes))
+    return torch.cat(generator.grid_anchors(cells, strides)).to(device)

@@ -8,30 +8,39 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 FORMAT = "multiposenet/1"
+HDF5_START = b"\x89HDF\r\n\x1a\n"
 CHECKSUM_DIGITS = 16
 """Hex digits of a training state's SHA-256 that its name carries."""
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torch.dtype | None = None) -> None:
-    """Writes a model's tensors and JSON metadata to one safetensors file, atomically.
+    """Writes a model's whole state dict and JSON metadata to one file, see :func:`save_tensors`."""
+    save_tensors(model.state_dict(), path, metadata, dtype)
+
+
+def save_tensors(
+    content: Mapping[str, Tensor], path: str | Path, metadata: dict, dtype: torch.dtype | None = None
+) -> None:
+    """Writes tensors and JSON metadata to one safetensors file, atomically.
 
     Args:
-        model: its whole state dict is written.
+        content: tensors by name.
         path: the file; its folder must exist.
         metadata: JSON-able facts: model name and options, data, seed, figures, licence.
         dtype: floating-point type to store in, e.g. ``torch.float16`` for half the size; None keeps each tensor's own.
     """
     tensors = {}
-    for key, value in model.state_dict().items():
+    for key, value in content.items():
         value = value.detach().cpu()
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
@@ -52,22 +61,25 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torc
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and metadata of a weights file, told apart by content: safetensors, or a PyTorch state dict.
+    """Tensors and metadata of a weights file, told apart by content: safetensors, HDF5, or a PyTorch state dict.
 
     Half-precision tensors come back in float32. Metadata is empty for files that are not ours.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a weights file, damaged, or a pickle that holds more than tensors.
+        ImportError: an HDF5 file, and h5py is not installed.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; give the path of a .safetensors or .pth file")
+        raise FileNotFoundError(f"no weights file {path}; give the path of a .safetensors, .pth or .h5 file")
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file starts with its header's length (8 bytes) and a brace; a PyTorch file is a zip or a pickle.
     if start[8:9] == b"{":
         tensors, metadata = _load_safetensors(path)
+    elif start.startswith(HDF5_START):
+        tensors, metadata = _load_hdf5(path), {}
     else:
         tensors, metadata = _load_state_dict(path), {}
     halves = (torch.float16, torch.bfloat16)
@@ -82,6 +94,28 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from None
     return tensors, json.loads(metadata.get("multiposenet", "{}"))
+
+
+def _load_hdf5(path: Path) -> dict[str, Tensor]:
+    """The datasets of a file without groups, as older PyTorch projects wrote their state dicts."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is an HDF5 file, and h5py, which reads it, is not installed ({error}); "
+            "pip install 'multiposenet[h5]'"
+        ) from None
+    tensors = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for key, value in file.items():
+                if not isinstance(value, h5py.Dataset) or value.dtype.kind not in "fiub":
+                    raise ValueError(f"{path}: expected tensors only, got {key!r}, which is {value}")
+                array = np.asarray(value[()])  # of a scalar too
+                tensors[key] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged HDF5 file ({error}); fetch or write it again") from None
+    return tensors
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -103,20 +137,36 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def match_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Checks that tensors fit a model exactly, without loading them.
+def match_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, parts: Sequence[str] | None = None
+) -> None:
+    """Checks that tensors fit a model exactly, or only some of its parts (named children), without loading them.
+
+    Raises:
+        ValueError: names missing and unexpected keys and wrong shapes (the first five of each), or unknown parts.
+    """
+    known = dict(model.named_children())
+    if unknown := [part for part in parts or () if part not in known]:
+        raise ValueError(f"{source}: the model has no part {', '.join(unknown)}; its parts are {', '.join(known)}")
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    if parts is not None:
+        own = {key: shape for key, shape in own.items() if key.partition(".")[0] in parts}
+    match_shapes(own, tensors, source)
+
+
+def match_shapes(own: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Checks that tensors have exactly these names and shapes.
 
     Raises:
         ValueError: names missing and unexpected keys and wrong shapes (the first five of each).
     """
-    own = model.state_dict()
     # Batch counters are bookkeeping that files of other projects often lack.
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in own]
     shapes = [
-        f"{key}: file {list(tensors[key].shape)}, model {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key}: file {list(tensors[key].shape)}, model {list(shape)}"
+        for key, shape in own.items()
+        if key in tensors and tensors[key].shape != shape
     ]
     problems = [
         f"{what} ({len(keys)}): {'; '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}"

@@ -1,4 +1,4 @@
-"""The console command: ``multiposenet predict`` from pictures to poses, ``multiposenet models``."""
+"""The console command: ``multiposenet predict`` from pictures to poses, ``models``, ``weights``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
 
+UNREADABLE = (OSError, ValueError, ImportError)
+"""What bad input raises; the message names it. ImportError: nothing is installed that could read it."""
+
 
 def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
     """Runs the command and returns its exit status.
@@ -23,7 +26,8 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
         load: makes the predictor, :func:`multiposenet.load` by default.
 
     Returns:
-        0 when all went well, 1 when some pictures could not be processed, 2 when the input or an argument is bad.
+        0 when all went well, 1 when some pictures or weights could not be processed, 2 when the input or an argument
+        is bad.
     """
     arguments = _parser().parse_args(argv)
     return arguments.run(arguments, load)
@@ -103,7 +107,77 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", allow_abbrev=False, help="list the model names")
     models.set_defaults(run=_list_models)
+    _add_weights_commands(commands)
     return parser
+
+
+def _add_weights_commands(commands: argparse._SubParsersAction) -> None:
+    weights = commands.add_parser("weights", allow_abbrev=False, help="list, verify and convert weights files")
+    actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    listing = actions.add_parser(
+        "list", allow_abbrev=False, help="what the weights are, of the package and in the given files"
+    )
+    listing.add_argument("files", nargs="*", metavar="FILE", help="further weights files")
+    listing.set_defaults(run=_list_weights)
+
+    verify = actions.add_parser("verify", allow_abbrev=False, help="check that weights files are whole and can be used")
+    verify.add_argument("files", nargs="+", metavar="FILE")
+    verify.set_defaults(run=_verify_weights)
+
+    convert = actions.add_parser(
+        "convert",
+        allow_abbrev=False,
+        help="write any weights that can be read as a .safetensors file of ours",
+        description="Writes weights as a .safetensors file of ours: PyTorch state dicts, and files of the projects in "
+        "multiposenet/importers. Pickled code in a file is never run; such a file is refused.",
+    )
+    convert.add_argument("file", metavar="IN")
+    convert.add_argument("out", metavar="OUT.safetensors")
+    convert.add_argument("--half", action="store_true", help="store in half precision")
+    convert.set_defaults(run=_convert_weights)
+    for action in (verify, convert):
+        action.add_argument("--model", metavar="NAME", help="the model, for files that do not say it")
+
+
+def _list_weights(arguments: argparse.Namespace, load: Callable | None) -> int:
+    from multiposenet.weights import describe_weights, shipped_weights, weights_table
+
+    found, failed = [], 0
+    for file in [*shipped_weights(), *arguments.files]:
+        try:
+            found.append(describe_weights(file))
+        except UNREADABLE as error:
+            failed += 1
+            print(f"failed: {error}", file=sys.stderr)  # the message names the file
+    print(weights_table(found))
+    return 1 if failed else 0
+
+
+def _verify_weights(arguments: argparse.Namespace, load: Callable | None) -> int:
+    from multiposenet.weights import verify_weights
+
+    failed = 0
+    for file in arguments.files:
+        try:
+            verified = verify_weights(file, arguments.model)
+            print(f"{file}: whole, fits {verified.model}, sha256 {verified.sha256}", flush=True)
+        except UNREADABLE as error:
+            failed += 1
+            print(f"failed: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _convert_weights(arguments: argparse.Namespace, load: Callable | None) -> int:
+    from multiposenet.weights import convert_weights
+
+    try:
+        written = convert_weights(arguments.file, arguments.out, arguments.model, arguments.half)
+    except UNREADABLE as error:
+        print(f"multiposenet weights convert: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.out}: {written.model}, {written.size / 1e6:.1f} MB, sha256 {written.sha256}")
+    return 0
 
 
 def _list_models(arguments: argparse.Namespace, load: Callable | None) -> int:
@@ -122,7 +196,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
             _refuse_overwriting(sources, Path(arguments.out), output_names)
         predictor = load_predictor(arguments, load)
         out = open_run_folder(arguments.out, "predict")
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         print(f"multiposenet predict: error: {error}", file=sys.stderr)
         return 2
 

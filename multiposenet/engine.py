@@ -208,11 +208,11 @@ class Trainer:
         for step in tqdm(_groups(batches, self.passes), desc=title, unit=" steps", leave=False, disable=quiet):
             self._take_step(step)
             if self._agreed(stop.is_set()):
-                self._save_state()
+                self._save()
                 print(f"stopped by a signal at step {self.step}; go on with --resume {self.folder}", flush=True)
                 sys.exit(STOPPED_BY_SIGNAL)
             if self._agreed(time.perf_counter() - self.saved > self.save_seconds):
-                self._save_state()
+                self._save()
         if self.steps_done == 0:
             raise ValueError("the training data gave no batch; there are fewer pictures than one batch needs")
         return {name: float(value) / self.steps_done for name, value in self.sums.items()}
@@ -280,12 +280,9 @@ class Trainer:
         if is_first():
             row = {"epoch": self.epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]} | figures
             append_row(self.folder / LOG, row)
-            facts = self.metadata | {"epoch": self.epoch, "step": self.step, "figures": _rounded(figures)}
             # Weights first: a state must never say that a best file was written which is not there.
             if better:
-                save_weights(self.result, self.folder / BEST, facts)
-            if due:
-                save_weights(self.result, self.folder / LAST, facts)
+                self._save_weights(BEST, figures)
             if self.watch is not None:
                 self.watch(self.step, figures)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
@@ -293,10 +290,16 @@ class Trainer:
             if self._out_of_patience:
                 print(f"stopped: {self.patience} validations without a better {self.goal} than {self.best:.4g}")
         if due:
-            self._save_state()
+            self._save(figures)
 
-    def _save_state(self) -> None:
+    def _save_weights(self, name: str, figures: dict[str, float]) -> None:
+        facts = self.metadata | {"epoch": self.epoch, "step": self.step, "figures": _rounded(figures)}
+        save_weights(self.result, self.folder / name, facts)
+
+    def _save(self, figures: dict[str, float] | None = None) -> None:
+        """Writes the last weights and the training state; ``figures`` where an epoch has just ended."""
         if is_first():
+            self._save_weights(LAST, figures or {})
             state = {
                 "epoch": self.epoch,
                 "step": self.step,

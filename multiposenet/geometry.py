@@ -62,6 +62,19 @@ def cells_to_pixels(cells: Array, stride: float) -> Array:
     return (cells + 0.5) * stride - 0.5
 
 
+def points_to_shares(points: Array, boxes: Array) -> Array:
+    """Points [..., 2] as shares of boxes [..., 4] (broadcast): 0 at a box's left or upper edge, 1 at the other one.
+
+    A side of less than 0.001 pixel counts as that much, so that a box without area gives large numbers, not infinity.
+    """
+    return (points + 0.5 - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]).clip(min=1e-3)
+
+
+def shares_to_points(shares: Array, boxes: Array) -> Array:
+    """Inverse of :func:`points_to_shares`."""
+    return shares * (boxes[..., 2:] - boxes[..., :2]).clip(min=1e-3) + boxes[..., :2] - 0.5
+
+
 @dataclass(frozen=True)
 class CropWindow:
     """A window on a picture: an affine map from the picture into a crop, with the crop's size.

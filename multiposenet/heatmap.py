@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from multiposenet.geometry import cells_to_pixels, pixels_to_cells
 from multiposenet.structures import Peaks
@@ -172,6 +173,37 @@ class HeatmapCodec:
         """Peaks of heatmaps [N, K, h, w] with xy in *pixels* of the image."""
         peaks = find_peaks(heatmaps, self.max_peaks, self.threshold, self.radius)
         return Peaks(cells_to_pixels(peaks.xy, self.stride), peaks.scores, peaks.valid)
+
+
+@dataclass(frozen=True)
+class PixelPeakCodec(HeatmapCodec):
+    """Peaks as the published PyTorch code finds them: whole pixels of maps enlarged to the image's size.
+
+    A pixel above the threshold is a peak when none of its four neighbours is larger, so every pixel of a plateau is
+    one; nothing is refined, and ``radius`` does not matter. Peaks come in reading order, not strongest first.
+
+    Args:
+        max_peaks: slots per keypoint, which the strongest get; None: as many as the fullest map needs.
+    """
+
+    max_peaks: int | None = None
+
+    def decode(self, heatmaps: Tensor) -> Peaks:
+        """Peaks of heatmaps [N, K, h, w] with xy in whole pixels of the image."""
+        maps = F.interpolate(heatmaps, scale_factor=self.stride, mode="bicubic")
+        width = maps.shape[-1]
+        across = F.max_pool2d(maps, (1, 3), stride=1, padding=(0, 1))
+        down = F.max_pool2d(maps, (3, 1), stride=1, padding=(1, 0))
+        is_peak = (maps >= torch.maximum(across, down)) & (maps > self.threshold)
+        most = int(is_peak.sum((-2, -1)).max())
+        slots = max(1, most if self.max_peaks is None else min(most, self.max_peaks))
+        candidates = torch.where(is_peak, maps, maps.new_full((), -torch.inf)).flatten(2)
+        scores, pixels = candidates.topk(slots, dim=-1)
+        pixels, order = pixels.sort(dim=-1)
+        scores = scores.gather(-1, order)
+        valid = scores > -torch.inf
+        xy = torch.stack([pixels % width, pixels // width], dim=-1).to(maps.dtype)
+        return Peaks(xy, torch.where(valid, scores.clamp(0, 1), 0.0), valid)
 
 
 def unflip_heatmaps(heatmaps: Tensor, flip_indices: list[int]) -> Tensor:

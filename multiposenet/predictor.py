@@ -21,9 +21,10 @@ from multiposenet.decode.chain import View
 from multiposenet.geometry import CropWindow
 from multiposenet.inputs import fetch_picture, is_url
 from multiposenet.methods import METHODS, PoseMethod, build_method, with_decoding
+from multiposenet.models.fusion import fuse_batch_norm
 from multiposenet.structures import Detections, Poses
 
-DEFAULT_WEIGHTS = "multiposenet_resnet18.safetensors"
+DEFAULT_WEIGHTS = "multiposenet_lite.safetensors"
 """The weights that ship with the package, in ``multiposenet/assets``."""
 
 DEFAULT_IMAGE_SIZE = 480
@@ -202,7 +203,7 @@ def load(
     model: str | None = None,
     **options,
 ) -> PosePredictor:
-    """A ready predictor.
+    """A ready predictor. Its model is made for inference: batch normalisation is folded into the convolutions.
 
     Args:
         source: a weights file, or a model's name (then with random weights, of use only for measuring);
@@ -222,6 +223,7 @@ def load(
         method, source = build_method(str(source or model)), None
     else:
         method = build_method(model, weights=source)
+    fuse_batch_norm(method.model.eval())  # this model is nobody else's
     predictor = PosePredictor(method, device, **options)
     predictor.weights = None if source is None else str(source)
     return predictor

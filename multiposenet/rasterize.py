@@ -13,6 +13,11 @@ from torch import Tensor
 
 from multiposenet.heatmap import draw_gaussians
 
+PLACEMENTS = ("subcell", "legacy")
+BLURS = ("unit", "legacy")
+REACH = 4
+"""The legacy blur ends after this many sigmas."""
+
 
 @dataclass(frozen=True)
 class PersonGrid:
@@ -26,6 +31,16 @@ class PersonGrid:
         label_sigma: width of the blob that stands for the answer, in cells.
         window: half width in cells of the square in which the network's answer is collected around a peak;
             default three ``label_sigma``.
+        placement: ``"subcell"``; or ``"legacy"``, the published PyTorch code's cells, which its weights were trained
+            on: whole cells, cut off towards the box's upper left corner, of a box whose sides are rounded up to whole
+            pixels, with keypoints taken for continuous positions. A position beyond the right and the upper edge, or
+            beyond the lower and the left one, is moved onto the border on one axis and counted from the far end on
+            the other.
+        blur: ``"unit"`` draws blobs of height 1; ``"legacy"`` blurs impulses by a Gaussian that sums to 1, as the
+            published code does, so that blobs add up where they meet and grow at the border.
+
+    Raises:
+        ValueError: unknown ``placement`` or ``blur``.
     """
 
     size: tuple[int, int] = (56, 36)
@@ -33,6 +48,13 @@ class PersonGrid:
     sigma: float = 1.0
     label_sigma: float = 1.0
     window: int | None = None
+    placement: str = "subcell"
+    blur: str = "unit"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("placement", PLACEMENTS), ("blur", BLURS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
     @property
     def reach(self) -> int:
@@ -40,26 +62,41 @@ class PersonGrid:
         return max(1, round(3 * self.label_sigma)) if self.window is None else self.window
 
     def cells(self, points: Tensor, boxes: Tensor) -> Tensor:
-        """Points [..., 2] in pixels to sub-cell grid positions inside boxes [..., 4] (broadcast against each other)."""
+        """Points [..., 2] in pixels to grid positions inside boxes [..., 4] (broadcast against each other)."""
+        if self.placement == "legacy":
+            # Cutting off turns a rounding error into a cell, so the arithmetic is the published code's double one.
+            precise = points if points.is_mps else points.double()
+            return ((precise - boxes[..., :2]) * self._cells_per_pixel(boxes)).trunc().to(points.dtype)
         sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
         return (points + 0.5 - boxes[..., :2]) / sides * self._extent(points) - 0.5
 
     def pixels(self, cells: Tensor, boxes: Tensor) -> Tensor:
-        """Inverse of :meth:`cells`."""
+        """Inverse of :meth:`cells`; with legacy placement a cell's upper left corner."""
+        if self.placement == "legacy":
+            return (cells / self._cells_per_pixel(boxes)).to(cells.dtype) + boxes[..., :2]
         sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
         return (cells + 0.5) / self._extent(cells) * sides + boxes[..., :2] - 0.5
 
     def near(self, points: Tensor, boxes: Tensor) -> Tensor:
         """Whether points [..., 2] lie in boxes [..., 4] enlarged by the margin on every side; bool [...]."""
-        share = (self.cells(points, boxes) + 0.5) / self._extent(points)
+        if self.placement == "legacy":
+            share = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
+        else:
+            share = (self.cells(points, boxes) + 0.5) / self._extent(points)
         return ((share > -self.margin) & (share < 1 + self.margin)).all(-1)
 
     def clamp(self, cells: Tensor) -> Tensor:
-        """Moves positions outside the grid onto its border, each axis by itself."""
-        return torch.minimum(cells.clamp(min=0), self._extent(cells) - 1)
+        """Moves positions outside the grid onto its border, each axis by itself (but see ``placement``)."""
+        extent = self._extent(cells)
+        inside = torch.minimum(cells.clamp(min=0), extent - 1)
+        if self.placement == "legacy":
+            # One axis below 0 while the other is beyond the end.
+            wrapped = (cells < 0) & (cells > extent - 1).flip(-1)
+            inside = torch.where(wrapped, (cells + extent).clamp(min=0), inside)
+        return inside
 
     def draw(self, cells: Tensor, row: Tensor, keypoint: Tensor, people: int, num_keypoints: int) -> Tensor:
-        """Input grids: a unit blob for every point, the larger value where blobs meet.
+        """Input grids: a unit blob for every point, the larger value where blobs meet (but see ``blur``).
 
         Args:
             cells: [T, 2] grid positions; row, keypoint: [T] long, the person and keypoint map of each.
@@ -67,9 +104,15 @@ class PersonGrid:
         Returns:
             [people, num_keypoints, h, w].
         """
-        maps = draw_gaussians(
-            self.clamp(cells), row * num_keypoints + keypoint, people * num_keypoints, self.size, self.sigma
-        )
+        index, count = row * num_keypoints + keypoint, people * num_keypoints
+        if self.blur == "legacy":
+            x, y = self.clamp(cells).round().long().unbind(-1)
+            maps = cells.new_zeros(count, *self.size)
+            maps[index, y, x] = 1
+            across, down = (_blur_matrix(side, self.sigma, maps) for side in (self.size[1], self.size[0]))
+            maps = down @ maps @ across.T
+        else:
+            maps = draw_gaussians(self.clamp(cells), index, count, self.size, self.sigma)
         return maps.view(people, num_keypoints, *self.size)
 
     def labels(self, cells: Tensor, labelled: Tensor) -> Tensor:
@@ -90,3 +133,20 @@ class PersonGrid:
 
     def _extent(self, like: Tensor) -> Tensor:
         return like.new_tensor((self.size[1], self.size[0]))
+
+    def _cells_per_pixel(self, boxes: Tensor) -> Tensor:
+        """Of boxes with sides rounded up to whole pixels, [..., 2]; double precision where there is any."""
+        precise = boxes if boxes.is_mps else boxes.double()
+        # Edges in single precision make a side that is a whole number miss it by a hair; it stays that number.
+        sides = (precise[..., 2:] - precise[..., :2] - 1e-4).ceil().clamp(min=1)
+        return self._extent(precise) / sides
+
+
+def _blur_matrix(length: int, sigma: float, like: Tensor) -> Tensor:
+    """[length, length]: multiplies a row of cells from the left into its Gaussian blur; border cells go on outside."""
+    radius = int(REACH * sigma + 0.5)
+    steps = torch.arange(-radius, radius + 1, device=like.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(like.dtype)
+    seen = (torch.arange(length, device=like.device)[:, None] + steps).clamp(0, length - 1)
+    return like.new_zeros(length, length).scatter_add_(1, seen, kernel.expand(length, -1))

@@ -182,7 +182,8 @@ class MultiPoseNetOutputs(TensorFields):
     """Raw outputs of the shared network.
 
     Args:
-        heatmaps: [N, K + 1, h, w]; K keypoint maps with peak height 1 and the person mask, all linear (not clamped).
+        heatmaps: [N, K + 1, h, w]; K keypoint maps with peak height 1 and the person mask, all linear (not clamped);
+            [N, K, h, w] of a network built without a person mask.
         box_logits: [N, A], person logit of every anchor, ordered (level, y, x, anchor).
         box_deltas: [N, A, 4], box offsets to the anchors.
         image_size: (H, W) of the images that went in.

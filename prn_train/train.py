@@ -1,50 +1,65 @@
 #!/usr/bin/env python
-"""Trains the pose residual network: from labels alone, no picture is read.
+"""Trains what groups keypoints into people: from labels alone, no picture is read.
 
     python prn_train/train.py                                    # synthetic people
     python prn_train/train.py --opt prn_train/options.toml --data COCO
+    python prn_train/train.py --opt prn_train/set_assignment.toml --data COCO
     python prn_train/train.py --model multiposenet_lite --weights runs/train/best.safetensors
 
-The result is a whole model's weights file with the pose residual network in it, trained; the rest is that of
-``--weights``, or random.
+With a whole model the result is that model's weights file with its grouping in it, trained; the rest is that of
+``--weights``, or random. With a grouping (``pose_residual``, ``set_assignment``) it is a file of the grouping alone,
+which a whole model takes as its part ``prn``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from progress.bar import Bar
+from torch import Tensor, nn
 
 from multiposenet.data.coco import CocoKeypoints
+from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
-from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
+from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.distributed import is_first, process_group
 from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, freeze, seed_everything
-from multiposenet.evaluation.coco import evaluate_coco
-from multiposenet.evaluation.grouping import group_labels
-from multiposenet.methods import build_method, list_models
+from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
+from multiposenet.evaluation.grouping_scores import measure_grouping
+from multiposenet.groupings import GROUPINGS, GroupingMethod, build_grouping
+from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
 from multiposenet.runs import describe_run, open_run
-from multiposenet.structures import PersonLabels
+from multiposenet.skeletons import Skeleton
+from multiposenet.structures import PersonLabels, TensorFields
 
 CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
-FREE_ON_RESUME = ("resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights")
+FREE_ON_RESUME = (
+    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights", "label_cache"
+)  # fmt: skip
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
+
+GOALS = ("AP", "AP_degraded", "AP_mean")
+"""Figures that can decide which weights are best: on the labels as they are, on both degraded, their mean."""
 
 
 @dataclass(frozen=True)
 class PrnOptions:
     """Names without a hyphen twin are those of the public implementations, so that their settings can be given."""
 
-    model: str = option("multiposenet_lite", "whose pose residual network", choices=list_models())
-    weights: str | None = option(None, "whole model's weights file to start from")
+    model: str = option(
+        "multiposenet_lite",
+        "a whole model, whose grouping is trained, or a grouping by itself",
+        choices=[*list_models(), "pose_residual", "set_assignment"],
+    )
+    weights: str | None = option(None, "weights file of that model to start from")
     skeleton: str | None = option(None, "built-in skeleton or TOML file; default: the weights', else coco_person")
     data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout; pictures are not needed")
     split: str = option("train2017", "training split of the folder")
@@ -54,21 +69,33 @@ class PrnOptions:
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(200, "synthetic validation pictures")
+    label_cache: str | None = option(None, "folder for packed copies of the labels; default beside them, if possible")
     number_of_epoch: int = option(16, "epochs", aliases=("epochs",))
     batch_size: int = option(64, "people a step")
     lr: float = option(1e-3, "Adam's rate")
+    clip: float = option(0.0, "largest gradient norm; 0 is no limit")
     lr_gamma: float | None = option(None, "factor of the rate every second epoch from the third; default: cosine")
     node_count: int | None = option(None, "width of the hidden layers; default the model's")
     coeff: int | None = option(None, "grid of 28 x coeff by 18 x coeff cells; default the model's")
     softmax: str | None = option(None, "normalisation of the output; default the model's", choices=SOFTMAXES)
     threshold: float | None = option(None, "margin around the box in which peaks count; default the model's")
-    num_of_keypoints: int = option(3, "learn from people with more labelled keypoints than this")
+    num_of_keypoints: int = option(3, "pose residual: learn from people with more labelled keypoints than this")
+    curriculum: int = option(0, "pose residual: epochs before the hardest people are learnt from too, easy ones first")
     window_size: int | None = option(None, "cells of the square in which a peak's score is collected; default 6 sigma")
+    width: int | None = option(None, "set assignment: width of a token; default the model's")
+    layers: int | None = option(None, "set assignment: rounds of attention; default the model's")
+    candidates: int | None = option(None, "set assignment: candidates a keypoint; default the model's")
     flip: float = option(0.5, "probability of mirroring a person")
     box_jitter: float = option(0.04, "noise of box corners, share of the box's sides")
-    peak_jitter: float = option(0.02, "noise of peaks, share of the box's longer side")
+    peak_jitter: float = option(0.02, "noise of peaks, share of the box's longer side (set assignment: person's size)")
     dropped: float = option(0.15, "probability that a peak is missing")
     false_peaks: float = option(0.3, "mean number of false peaks a box")
+    missing_boxes: float = option(0.1, "set assignment: probability that a person has no box")
+    false_boxes: float = option(0.5, "set assignment: mean number of false boxes a picture")
+    score_noise: float = option(0.1, "set assignment: mean shortfall of the scores of true peaks and boxes")
+    zoom: float = option(0.3, "set assignment: spread of the logarithm of a picture's scale")
+    clean: float = option(0.3, "set assignment: share of pictures with clean peaks, and of those with clean boxes")
+    goal: str = option("AP", "figure by which the best weights are chosen", choices=GOALS)
     validate_every: int = option(1, "epochs between validations")
     num_workers: int = option(4, "processes that draw synthetic people to label", aliases=("workers",))
     seed: int = option(0, "random seed")
@@ -88,43 +115,23 @@ def train(options: PrnOptions, device: torch.device) -> Path:
     """Trains as the options say; returns the file of the weights that came out."""
     folder = open_run(options, "prn", options.exp, FREE_ON_RESUME)
     seed_everything(options.seed)
-    method = build_method(options.model, options.weights, options.skeleton, **model_options(options))
-    grouping = method.decoder.grouping
-    grid = grouping.grid
+    method, kind, grouping = open_method(options)
     model = method.model.to(device)
-    freeze(model, [name for name, _ in model.named_children() if name != "prn"])
+    others = tuple(name for name, _ in model.named_children() if name != "prn")
+    freeze(model, others)
 
+    packed = options.label_cache or True
     training = open_dataset(
         options.data, options.split, method.skeleton, options.limit, options.synthetic_count, TRAIN_SEED,
-        with_keypoints=True,
+        with_keypoints=True, label_cache=packed,
     )  # fmt: skip
     validation = open_dataset(
         options.val_data or options.data, options.val_split, method.skeleton, options.val_limit, options.val_count,
-        SELECTION_SEED, with_keypoints=True,
+        SELECTION_SEED, with_keypoints=True, label_cache=packed,
     )  # fmt: skip
-    samples = PrnSamples.from_labels(
-        read_labels(training, options.num_workers), method.skeleton, options.num_of_keypoints + 1
-    ).to(device)
-    val_labels, truth = read_labels(validation, options.num_workers), validation.ground_truth()
-    augmentation = PrnAugmentation(
-        options.flip, options.box_jitter, options.peak_jitter, options.dropped, options.false_peaks
-    )
-    steps = options.number_of_epoch * -(-len(samples) // options.batch_size)
+    lessons = LESSONS[kind](read_labels(training, options.num_workers), method.skeleton, grouping, device, options)
     optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
-    if options.lr_gamma is None:
-        schedule = cosine_schedule(optimizer, steps, min(100, steps // 10))
-    else:
-        per_epoch = steps // options.number_of_epoch
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: options.lr_gamma ** ((step // per_epoch - 1) // 2 if step >= 3 * per_epoch else 0)
-        )
-
-    def validate(weights) -> dict[str, float]:
-        weights.eval()
-        group = replace(grouping, prn=weights.prn)
-        results = group_labels(group, val_labels, validation.image_ids, method.skeleton, device)
-        return evaluate_coco(truth, results, method.skeleton)
-
+    schedule = rate_schedule(optimizer, sum(map(lessons.steps, range(options.number_of_epoch))), options)
     facts = {
         "model": method.name,
         "options": method.options,
@@ -135,68 +142,160 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         "task": "prn",
         "started_from": method.metadata,
     }
-    describe_run(folder, options, data=training.identity(), validation=validation.identity(), people=len(samples))
+    describe_run(folder, options, data=training.identity(), validation=validation.identity(), people=lessons.people)
     trainer = Trainer(
         model,
-        lambda model, batch: {"prn": model.prn.loss(batch.crops, batch.labels, batch.labelled)},
+        lambda model, batch: lessons.losses(model.prn, batch),
         optimizer,
         schedule,
         folder,
         facts,
-        validate,
-        frozen=tuple(name for name, _ in model.named_children() if name != "prn"),
+        validation_figures(grouping, validation, options.num_workers, method.skeleton, device),
+        goal=options.goal,
+        clip=options.clip,
+        frozen=others,
     )
     if options.resume:
         trainer.resume(folder)
     trainer.fit(
-        lambda epoch, first_step: samples.batches(
-            options.batch_size, grid, augmentation, options.seed * 1_000_003 + epoch, first_step
-        ),
+        lambda epoch, first_step: lessons.batches(epoch, options.seed * 1_000_003 + epoch, first_step),
         options.number_of_epoch,
         options.validate_every,
     )
     result = folder / (BEST if (folder / BEST).exists() else LAST)
     if is_first():
-        print(f"{len(samples)} people; weights: {result}")
+        print(f"{lessons.people} people; weights: {result}")
     return result
 
 
+def open_method(options: PrnOptions) -> tuple[PoseMethod | GroupingMethod, str, Callable]:
+    """What is trained, which kind of grouping it has (a key of ``LESSONS``), and the grouping."""
+    given = {name: value for name, value in model_options(options).items() if value is not None}
+    if options.model in GROUPINGS:
+        method = build_grouping(options.model, options.weights, options.skeleton, **given)
+        return method, method.name, method.grouping
+    chain = {f"prn_{name}": value for name, value in given.items()}
+    method = build_method(options.model, options.weights, options.skeleton, **chain)
+    return method, method.options.get("grouping", "pose_residual"), method.decoder.grouping
+
+
 def model_options(options: PrnOptions) -> dict:
-    """The builder's options that this script's flags stand for; a flag not given keeps what the model has."""
-    wanted = {
-        "prn_nodes": options.node_count,
-        "prn_crop": None if options.coeff is None else tuple(side * options.coeff for side in CELLS),
-        "prn_softmax": options.softmax,
-        "prn_margin": options.threshold,
-        "prn_window": None if options.window_size is None else options.window_size // 2,
+    """The builder's options that this script's flags stand for; one that is None keeps what the model has."""
+    return {
+        "nodes": options.node_count,
+        "crop": None if options.coeff is None else tuple(side * options.coeff for side in CELLS),
+        "softmax": options.softmax,
+        "margin": options.threshold,
+        "window": None if options.window_size is None else options.window_size // 2,
+        "width": options.width,
+        "layers": options.layers,
+        "candidates": options.candidates,
     }
-    return {name: value for name, value in wanted.items() if value is not None}
 
 
-def read_labels(dataset: CocoKeypoints | SyntheticPeople, workers: int) -> list[PersonLabels]:
-    """The labels of every picture; synthetic people have to be drawn to know who hides whom."""
-    if isinstance(dataset, CocoKeypoints):
-        return [dataset.labels(index) for index in range(len(dataset))]
-    loader = torch.utils.data.DataLoader(LabelsOnly(dataset), batch_size=8, num_workers=workers, collate_fn=list)
-    with Bar("drawing people", max=len(dataset), check_tty=True) as bar:
-        labels = []
-        for batch in loader:
-            labels += batch
-            bar.next(len(batch))
-    return labels
+@dataclass(frozen=True)
+class Lessons:
+    """How one kind of grouping is taught.
+
+    Args:
+        people: learnt from.
+        steps: epoch -> optimiser steps in it.
+        batches: (epoch, seed, first step) -> the epoch's batches from that step on.
+        losses: (network, batch) -> dict of scalar losses.
+    """
+
+    people: int
+    steps: Callable[[int], int]
+    batches: Callable[[int, int, int], Iterator[TensorFields]]
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]]
 
 
-class LabelsOnly(torch.utils.data.Dataset):
-    """A dataset's labels without its pictures, so that workers send little."""
+def grid_lessons(
+    labels: list[PersonLabels], skeleton: Skeleton, grouping: Any, device: torch.device, options: PrnOptions
+) -> Lessons:
+    """For the pose residual network: one person's grid a sample."""
+    samples = PrnSamples.from_labels(labels, skeleton, options.num_of_keypoints + 1).to(device)
+    augmentation = PrnAugmentation(
+        options.flip, options.box_jitter, options.peak_jitter, options.dropped, options.false_peaks
+    )
 
-    def __init__(self, dataset: SyntheticPeople) -> None:
-        self.dataset = dataset
+    def of_epoch(epoch: int) -> PrnSamples:
+        return samples if epoch >= options.curriculum else samples.easiest((epoch + 1) / (options.curriculum + 1))
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    return Lessons(
+        people=len(samples),
+        steps=lambda epoch: -(-len(of_epoch(epoch)) // options.batch_size),
+        batches=lambda epoch, seed, first_step: of_epoch(epoch).batches(
+            options.batch_size, grouping.grid, augmentation, seed, first_step
+        ),
+        losses=lambda prn, batch: {"prn": prn.loss(batch.crops, batch.labels, batch.labelled)},
+    )
 
-    def __getitem__(self, index: int) -> PersonLabels:
-        return self.dataset[index].labels
+
+def picture_lessons(
+    labels: list[PersonLabels], skeleton: Skeleton, grouping: Any, device: torch.device, options: PrnOptions
+) -> Lessons:
+    """For the set assignment: a whole picture a sample. Its prior is fitted here, in one pass over the labels."""
+    samples = PictureSamples.from_labels(labels, skeleton).to(device)
+    augmentation = PictureAugmentation(
+        flip=options.flip,
+        zoom=options.zoom,
+        clean=options.clean,
+        box_jitter=options.box_jitter,
+        peak_jitter=options.peak_jitter,
+        dropped=options.dropped,
+        false_peaks=options.false_peaks,
+        missing_boxes=options.missing_boxes,
+        false_boxes=options.false_boxes,
+        score_noise=options.score_noise,
+    )
+    if options.weights is None:
+        grouping.scorer.network.prior.fit(samples.keypoints, samples.visibility, samples.boxes)
+    return Lessons(
+        people=samples.people,
+        steps=lambda epoch: samples.steps(options.batch_size),
+        batches=lambda epoch, seed, first_step: samples.batches(options.batch_size, augmentation, seed, first_step),
+        losses=lambda network, batch: network.loss(**vars(batch)),
+    )
+
+
+LESSONS: dict[str, Callable[..., Lessons]] = {"pose_residual": grid_lessons, "set_assignment": picture_lessons}
+
+
+def rate_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, options: PrnOptions
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Half a cosine over all steps of the run, or the published decay."""
+    if options.lr_gamma is None:
+        return cosine_schedule(optimizer, steps, min(100, steps // 10))
+    per_epoch = steps // options.number_of_epoch
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: options.lr_gamma ** ((step // per_epoch - 1) // 2 if step >= 3 * per_epoch else 0)
+    )
+
+
+def validation_figures(
+    grouping: Callable,
+    validation: CocoKeypoints | SyntheticPeople,
+    workers: int,
+    skeleton: Skeleton,
+    device: torch.device,
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A function that measures the grouping on the validation labels, as they are and degraded."""
+    labels, truth = read_labels(validation, workers), validation.ground_truth()
+    image_ids = validation.image_ids
+    clean, degraded = (
+        make_input(labels, image_ids, skeleton.num_keypoints, *INPUTS[name])
+        for name in ("ground truth", "both degraded")
+    )
+
+    def validate(weights: nn.Module) -> dict[str, float]:
+        weights.eval()  # the grouping holds this very network: no averaged weights are kept here
+        figures = measure_grouping(grouping, clean, image_ids, truth, skeleton, device=device).numbers
+        low = measure_grouping(grouping, degraded, image_ids, truth, skeleton, device=device).numbers["AP"]
+        return {**figures, "AP_degraded": low, "AP_mean": (figures["AP"] + low) / 2}
+
+    return validate
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ SCRIPTS += sorted(file for folder in ("prn_train", "evaluate", "datasets") for f
 LAYERS = {"data", "models", "decode"}
 """Siblings that meet only as types."""
 
-JOINTS = {"methods", "predictor", "cli", "importers"}
+JOINTS = {"methods", "groupings", "predictor", "cli", "importers"}
 """What may import from more than one of them."""
 
 
@@ -79,7 +79,10 @@ def test_the_engine_knows_no_method_no_model_and_no_data():
     assert not {layer(module) for module in reached("multiposenet.engine")} & (LAYERS | JOINTS | {"evaluation"})
 
 
-@pytest.mark.parametrize("module", ["skeletons", "geometry", "structures", "heatmap", "anchors", "rasterize", "losses"])
+@pytest.mark.parametrize(
+    "module",
+    ["skeletons", "geometry", "structures", "heatmap", "anchors", "rasterize", "losses", "prior", "candidates"],
+)
 def test_the_vocabulary_does_not_know_who_speaks_it(module):
     known = {layer(other) for other in reached(f"multiposenet.{module}")}
     assert not known & (LAYERS | JOINTS | {"evaluation", "engine", "checkpoint", "options"})
@@ -147,6 +150,7 @@ def test_folders_of_scripts_are_no_packages():
 
 def test_importing_the_package_loads_no_optional_library():
     optional = ["matplotlib", "onnx", "onnxscript", "onnxruntime", "tensorboard", "gradio", "av", "h5py", "cv2"]
+    optional.append("faster_coco_eval")
     program = f"import sys, multiposenet; print([name for name in {optional} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

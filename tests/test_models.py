@@ -12,8 +12,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from multiposenet import create_model, list_models
 from multiposenet.anchors import AnchorGrid
 from multiposenet.checkpoint import save_weights
-from multiposenet.models.backbones import Backbone
+from multiposenet.models.backbones import BACKBONES, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
+from multiposenet.models.fusion import fuse_batch_norm
 from multiposenet.models.multiposenet import IMAGENET_MEAN, IMAGENET_STD, Pyramid
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
@@ -290,3 +291,59 @@ def test_weights_of_another_model_are_an_error_that_names_both(tmp_path):
     save_weights(nn.Linear(2, 2), tmp_path / "other.safetensors", {"model": "multiposenet_resnet50"})
     with pytest.raises(ValueError, match=f"holds 'multiposenet_resnet50', not '{QUICK}'"):
         create_model(QUICK, weights=tmp_path / "other.safetensors")
+
+
+# --- batch normalisation folded for inference
+
+
+@pytest.mark.parametrize("name", ["resnet16_w32", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"])
+def test_a_network_with_folded_batch_normalisation_computes_the_same_without_any(name):
+    torch.manual_seed(0)
+    model = create_model("multiposenet_lite", backbone=name)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.running_mean, -0.2, 0.2)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    images = torch.rand(1, 3, 64, 96)
+    model.eval()
+    with torch.inference_mode():
+        before = model(images)[0]
+        after = fuse_batch_norm(model)(images)[0]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    assert_close(after.heatmaps, before.heatmaps, atol=1e-5, rtol=1e-4)
+    assert_close(after.box_logits, before.box_logits, atol=1e-5, rtol=1e-4)
+
+
+def test_folding_batch_normalisation_of_a_model_in_training_is_an_error():
+    with pytest.raises(ValueError, match=r"evaluation mode only; call \.eval\(\)"):
+        fuse_batch_norm(create_model("multiposenet_lite"))
+
+
+# --- the network for real time
+
+
+def test_the_lite_network_has_at_most_four_million_parameters_with_its_grouping():
+    assert sum(p.numel() for p in create_model("multiposenet_lite").parameters()) == 3_887_007
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_backbone_gives_four_stages_of_which_each_halves_the_one_before(name):
+    backbone = Backbone(name).eval()
+    with torch.no_grad():
+        stages = backbone(torch.zeros(1, 3, 65, 96))
+    assert [tuple(stage.shape[2:]) for stage in stages] == [(17, 24), (9, 12), (5, 6), (3, 3)]
+    assert [stage.shape[1] for stage in stages] == backbone.channels
+
+
+@pytest.mark.parametrize("name", ["resnet16_w32", "mobilenet_v3_small"])
+def test_recomputing_activations_changes_neither_gradients_nor_statistics(name):
+    def gradients(recompute: bool) -> tuple[list[torch.Tensor], dict]:
+        torch.manual_seed(0)
+        backbone = Backbone(name)
+        backbone.recompute = recompute
+        sum(stage.square().mean() for stage in backbone(torch.rand(2, 3, 64, 64))).backward()
+        return [p.grad for p in backbone.parameters()], backbone.state_dict()
+
+    for ours, plain in zip(gradients(True), gradients(False), strict=True):
+        assert_close(ours, plain)

@@ -238,3 +238,12 @@ def test_peak_noise_moves_the_input_and_leaves_the_answer():
     assert_close(batch.labels[1:], batch.labels[:1].expand(1999, -1, -1, -1))
     spread = peak_of(batch.crops)[:, 1, 1].float().std()  # of a keypoint far from the border: 0.1 of 14 cells
     assert_close(spread, torch.tensor(1.4), atol=0.15, rtol=0)
+
+
+def test_the_easiest_people_have_most_keypoints_and_then_the_largest_boxes():
+    everybody = samples()
+    labelled = (everybody.visibility > 0).sum(1)
+    areas = (everybody.boxes[:, 2:] - everybody.boxes[:, :2]).prod(1)
+    ranked = sorted(everybody.usable.tolist(), key=lambda row: (-int(labelled[row]), -float(areas[row])))
+    for count in (1, 3, len(everybody)):
+        assert sorted(ranked[:count]) == everybody.easiest(count / len(everybody)).usable.tolist()

@@ -97,6 +97,18 @@ class PrnSamples(TensorFields):
     def __len__(self) -> int:
         return len(self.usable)
 
+    def easiest(self, share: float) -> PrnSamples:
+        """Only this share of the people to learn from: most labelled keypoints first, then the largest boxes.
+
+        The paper's curriculum (sec. 3.5) as growing sets, which the random order of a pass cannot undo.
+        """
+        sides = self.boxes[self.usable, 2:] - self.boxes[self.usable, :2]
+        order = sides.prod(-1).argsort(descending=True, stable=True)
+        labelled = (self.visibility[self.usable[order]] > 0).sum(-1)
+        order = order[labelled.argsort(descending=True, stable=True)]
+        kept = order[: max(1, round(share * len(self)))].sort().values
+        return replace(self, usable=self.usable[kept])
+
     def batches(
         self, batch_size: int, grid: PersonGrid, augmentation: PrnAugmentation, seed: int, first_step: int = 0
     ) -> Iterator[PrnBatch]:

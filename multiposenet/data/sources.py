@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from progress.bar import Bar
+
 from multiposenet.data.coco import CocoKeypoints
+from multiposenet.data.formats import COCO_FORMAT, CocoFormat
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import Skeleton
+from multiposenet.structures import PersonLabels
 
 SYNTHETIC = "synthetic"
 TRAIN_SEED, SELECTION_SEED, VALIDATION_SEED = 1, 10_000, 20_000
@@ -22,6 +27,8 @@ def open_dataset(
     synthetic_seed: int = VALIDATION_SEED,
     people: tuple[int, int] = (1, 8),
     with_keypoints: bool = False,
+    layout: CocoFormat = COCO_FORMAT,
+    label_cache: bool | str | Path = False,
 ) -> CocoKeypoints | SyntheticPeople:
     """The dataset that ``data`` names.
 
@@ -31,6 +38,8 @@ def open_dataset(
         limit: only the first pictures.
         synthetic_count, synthetic_seed, people: for synthetic pictures.
         with_keypoints: for a folder, only pictures in which somebody has labelled keypoints.
+        layout: for a folder, how its files use COCO's format.
+        label_cache: for a folder, see ``CocoKeypoints``.
 
     Raises:
         FileNotFoundError: no such folder, or no annotations in it.
@@ -40,4 +49,37 @@ def open_dataset(
         return SyntheticPeople(count, seed=synthetic_seed, people=people, skeleton=skeleton)
     if not Path(data).expanduser().is_dir():
         raise FileNotFoundError(f"no folder {data}; give {SYNTHETIC!r} or a folder with annotations/ and {split}/")
-    return CocoKeypoints(data, split, skeleton, limit=limit, with_keypoints=with_keypoints)
+    return CocoKeypoints(
+        data, split, skeleton, limit=limit, with_keypoints=with_keypoints, layout=layout, label_cache=label_cache
+    )
+
+
+def read_labels(dataset: CocoKeypoints | SyntheticPeople, workers: int = 0) -> list[PersonLabels]:
+    """The labels of every picture; synthetic people have to be drawn to know who hides whom.
+
+    Args:
+        dataset: no picture file of it is opened.
+        workers: processes that draw synthetic people.
+    """
+    if isinstance(dataset, CocoKeypoints):
+        return [dataset.labels(index) for index in range(len(dataset))]
+    loader = torch.utils.data.DataLoader(_LabelsOnly(dataset), batch_size=8, num_workers=workers, collate_fn=list)
+    with Bar("drawing people", max=len(dataset), check_tty=True) as bar:
+        labels = []
+        for batch in loader:
+            labels += batch
+            bar.next(len(batch))
+    return labels
+
+
+class _LabelsOnly(torch.utils.data.Dataset):
+    """A dataset's labels without its pictures, so that workers send little."""
+
+    def __init__(self, dataset: SyntheticPeople) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> PersonLabels:
+        return self.dataset[index].labels

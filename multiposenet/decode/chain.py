@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multiposenet.decode.boxes import BoxDecoder
-from multiposenet.decode.grouping import GroupedPeople, PoseResidualGrouping
+from multiposenet.decode.grouping import GroupedPeople
 from multiposenet.geometry import flip_boxes
 from multiposenet.heatmap import HeatmapCodec, unflip_heatmaps
 from multiposenet.skeletons import Skeleton
@@ -39,13 +39,13 @@ class ChainDecoder:
     Args:
         codec: finds keypoint peaks in heatmaps.
         boxes: finds person boxes.
-        grouping: joins both to people.
+        grouping: joins both to people, see ``decode.grouping``.
         skeleton: names the keypoints and says how they mirror.
     """
 
     codec: HeatmapCodec
     boxes: BoxDecoder
-    grouping: PoseResidualGrouping
+    grouping: Callable[[Peaks, Detections], GroupedPeople]
     skeleton: Skeleton
 
     def __call__(self, outputs: MultiPoseNetOutputs) -> list[Poses]:

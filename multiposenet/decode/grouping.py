@@ -1,6 +1,7 @@
-"""Peaks and boxes to people: the pose residual network scores, a one-to-one assignment decides.
+"""Peaks and boxes to people: a scorer says how well each peak suits each box, an assignment decides.
 
-Everything runs on the device, for all boxes of all pictures of a batch; the network is called once.
+A grouping is any function (peaks, detections) -> :class:`GroupedPeople`. Everything runs on the device, for all boxes
+of all pictures of a batch; a network is called once.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from multiposenet.decode.assignment import Assignment, assign_one_to_one
 from multiposenet.heatmap import local_sum
 from multiposenet.rasterize import PersonGrid
 from multiposenet.structures import Detections, Peaks
+
+MISSING = ("best_cell", "legacy")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class GroupedPeople:
     Args:
         keypoints: [N, P, K, 2] in image pixels.
         keypoint_scores: [N, P, K] in [0, 1].
-        peak_index: [N, P, K] long; the peak that each keypoint is, -1 where the network's best cell stands in.
+        peak_index: [N, P, K] long; the peak that each keypoint is, -1 where a guess stands in (for the pose residual
+            network its best cell).
         scores: [N, P] person scores in [0, 1].
     """
 
@@ -34,35 +38,49 @@ class GroupedPeople:
     scores: Tensor
 
 
-def assign_one_to_one(scores: Tensor) -> Tensor:
-    """Gives rows (people) distinct columns (peaks): always the best remaining pair next.
-
-    Pairs that are the best of both their row and their column are taken at once, round after round; the outcome is
-    that of taking pairs one by one in order of score, in far fewer steps. Of equal scores the first row, then the
-    first column wins.
+@dataclass(frozen=True)
+class PairScores:
+    """What a scorer says about B boxes of a batch.
 
     Args:
-        scores: [..., P, M]; pairs with a score <= 0 are never made.
-
-    Returns:
-        [..., P] long, the column of each row, -1 for none.
+        picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
+        scores: [B, K, M] in [0, 1], of every peak of the box's picture; 0 where the box must not have it.
+        deciding: [B, K, M], what the assignment goes by when that is not the scores; 0 where the box must not have it.
+        guess: [B, K, 2] image pixels, where a keypoint is taken to be that gets no peak.
+        guess_scores: [B, K] in [0, 1], low: nothing was seen there.
     """
-    people, peaks = scores.shape[-2:]
-    chosen = scores.new_full(scores.shape[:-1], -1, dtype=torch.long)
-    if people == 0 or peaks == 0:
-        return chosen
-    remaining = scores.clone()
-    # Each round settles at least one pair of every problem that has any left.
-    for _ in range(min(people, peaks)):
-        best, column = remaining.max(dim=-1)  # of each row
-        row_of_column = remaining.max(dim=-2).indices  # of each column
-        mutual = (row_of_column.gather(-1, column) == torch.arange(people, device=scores.device)) & (best > 0)
-        if not bool(mutual.any()):
-            break
-        chosen = torch.where(mutual, column, chosen)
-        taken = F.one_hot(torch.where(mutual, column, peaks), peaks + 1)[..., :peaks].bool().any(-2)
-        remaining = remaining.masked_fill(mutual[..., None] | taken[..., None, :], 0)
-    return chosen
+
+    picture: Tensor
+    slot: Tensor
+    scores: Tensor
+    guess: Tensor
+    guess_scores: Tensor
+    deciding: Tensor | None = None
+
+
+Scorer = Callable[[Peaks, Detections], PairScores]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A grouping made of its two parts.
+
+    Args:
+        scorer: scores every pair of a peak and a box.
+        assign: gives each box at most one peak of every keypoint, see ``decode.assignment``.
+    """
+
+    scorer: Scorer
+    assign: Assignment = assign_one_to_one
+
+    def __call__(self, peaks: Peaks, detections: Detections) -> GroupedPeople:
+        """Groups the peaks (in image pixels) of N pictures around their boxes.
+
+        Raises:
+            ValueError: a valid peak or box has a number that is not finite; the message names it.
+        """
+        check_finite(peaks, detections)
+        return gather_people(self.scorer(peaks, detections), peaks, detections, self.assign)
 
 
 @dataclass(frozen=True)
@@ -75,54 +93,146 @@ class PoseResidualGrouping:
         min_score: a peak is given to a box only when peak score x network score reaches this.
         fallback_weight: score of a keypoint without a peak, as a share of what the network puts on its best cell;
             small, since nothing was seen there.
+        assign: gives each box at most one peak of every keypoint; None is ``assign_one_to_one``.
+        full_score: what the network's maps hold for a keypoint that it is sure of: 1 when every map is a distribution,
+            1 / K when all K maps together are one. Scores are relative to it.
+        weigh_peaks: peaks are given by peak score x network score; the published code goes by the network's alone.
+        one_peak_a_cell: of several peaks in one cell of a box's grid only the last can be given to that box, as in the
+            published code; otherwise all can.
+        missing: keypoints without a peak are placed on the network's ``"best_cell"``; or as in the published code
+            (``"legacy"``): at (0, 0), unless the picture has a keypoint with no peak near any box: then those with no
+            peak near their own box are placed on the best cell.
+
+    Raises:
+        ValueError: unknown ``missing``.
     """
 
     prn: Callable[[Tensor], Tensor]
     grid: PersonGrid = field(default_factory=PersonGrid)
     min_score: float = 1e-3
     fallback_weight: float = 0.05
+    assign: Assignment | None = None
+    full_score: float = 1.0
+    weigh_peaks: bool = True
+    one_peak_a_cell: bool = False
+    missing: str = "best_cell"
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise ValueError(f"missing must be one of {MISSING}, got {self.missing!r}")
 
     def __call__(self, peaks: Peaks, detections: Detections) -> GroupedPeople:
-        """Groups the peaks (in image pixels) of N pictures around their boxes."""
-        n, num_keypoints, max_peaks = peaks.scores.shape
-        slots = detections.scores.shape[1]
-        keypoints = peaks.xy.new_zeros(n, slots, num_keypoints, 2)
-        keypoint_scores = peaks.scores.new_zeros(n, slots, num_keypoints)
-        peak_index = keypoint_scores.new_full(keypoint_scores.shape, -1, dtype=torch.long)
+        """Groups the peaks (in image pixels) of N pictures around their boxes; errors as for :class:`Grouping`."""
+        return Grouping(self.score_pairs, self.assign or assign_one_to_one)(peaks, detections)
+
+    def score_pairs(self, peaks: Peaks, detections: Detections) -> PairScores:
+        """What the network says about every pair of a box and a peak near it: peak score x network score."""
         picture, slot = detections.valid.nonzero(as_tuple=True)
-        if len(picture):
-            boxes = detections.boxes[picture, slot]  # [B, 4]
-            pair_scores, network = self._score_pairs(peaks, boxes, picture)
-            table = pair_scores.new_zeros(n, slots, num_keypoints, max_peaks)
-            table[picture, slot] = pair_scores
-            peak_index = assign_one_to_one(table.transpose(1, 2)).transpose(1, 2)
-
-            found = peak_index[picture, slot]  # [B, K]
-            seen = found >= 0
-            at = found.clamp(min=0)[..., None]
-            xy = peaks.xy[picture].gather(2, at[..., None].expand(-1, -1, -1, 2))[:, :, 0]
-            scores = pair_scores.gather(2, at)[..., 0]
-            best, best_cell = network.flatten(2).max(dim=-1)
-            width = self.grid.size[1]
-            cells = torch.stack([best_cell % width, best_cell // width], dim=-1).to(boxes.dtype)
-            guess = self.grid.pixels(cells, boxes[:, None])
-            keypoints[picture, slot] = torch.where(seen[..., None], xy, guess)
-            keypoint_scores[picture, slot] = torch.where(seen, scores, self.fallback_weight * best)
-        scores = torch.where(detections.valid, detections.scores * keypoint_scores.mean(-1), 0.0)
-        return GroupedPeople(keypoints, keypoint_scores, peak_index, scores)
-
-    def _score_pairs(self, peaks: Peaks, boxes: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [B, K, M] of (box, peak) pairs, 0 where a peak is not near a box, and the network's maps."""
+        boxes = detections.boxes[picture, slot]  # [B, 4]
+        num_keypoints = peaks.scores.shape[1]
+        if not len(picture):
+            return PairScores(
+                picture,
+                slot,
+                peaks.scores[picture],
+                boxes.new_zeros(0, num_keypoints, 2),
+                boxes.new_zeros(0, num_keypoints),
+            )
         xy = peaks.xy[picture]  # [B, K, M, 2]
         each_box = boxes[:, None, None]
         near = peaks.valid[picture] & self.grid.near(xy, each_box)
         cells = self.grid.clamp(self.grid.cells(xy, each_box))
         row, keypoint, _ = near.nonzero(as_tuple=True)
-        network = self.prn(self.grid.draw(cells[near], row, keypoint, len(boxes), peaks.scores.shape[1]))
+        network = self.prn(self.grid.draw(cells[near], row, keypoint, len(boxes), num_keypoints))
 
         # What the network puts on a window around the peak: the probability that the keypoint is there.
-        collected = local_sum(network, self.grid.reach)
+        collected = local_sum(network, self.grid.reach).flatten(2) / self.full_score
         nearest = cells.round().long()
-        at = nearest[..., 1] * self.grid.size[1] + nearest[..., 0]
-        scores = collected.flatten(2).gather(2, at).clamp(0, 1) * peaks.scores[picture]
-        return torch.where(near & (scores >= self.min_score), scores, 0.0), network
+        width = self.grid.size[1]
+        at = nearest[..., 1] * width + nearest[..., 0]
+        mass = collected.gather(2, at)
+        scores = mass.clamp(0, 1) * peaks.scores[picture]
+        allowed = near & ((scores if self.weigh_peaks else mass) >= self.min_score)
+        if self.one_peak_a_cell:
+            allowed = allowed & _last_in_its_cell(at, near, collected.shape[2])
+        scores, mass = torch.where(allowed, scores, 0.0), torch.where(allowed, mass, 0.0)
+
+        best, best_cell = network.flatten(2).max(dim=-1)
+        best_cells = torch.stack([best_cell % width, best_cell // width], dim=-1).to(boxes.dtype)
+        guess = self.grid.pixels(best_cells, boxes[:, None])
+        if self.missing == "legacy":
+            guess = torch.where(_guessed_by_legacy(near.any(-1), picture, len(peaks.scores))[..., None], guess, 0.0)
+        deciding = None if self.weigh_peaks else mass
+        return PairScores(picture, slot, scores, guess, self.fallback_weight * best / self.full_score, deciding)
+
+
+def _last_in_its_cell(at: Tensor, near: Tensor, cells: int) -> Tensor:
+    """Which pairs [B, K, M] have no later one in the same of the box's cells ``at``, of those that are ``near``."""
+    order = torch.arange(at.shape[-1], device=at.device).expand_as(at)
+    last = torch.full((*at.shape[:2], cells), -1, device=at.device)
+    last = last.scatter_reduce(2, at, torch.where(near, order, -1), reduce="amax")
+    return last.gather(2, at) == order
+
+
+def _guessed_by_legacy(candidate: Tensor, picture: Tensor, pictures: int) -> Tensor:
+    """Which keypoints [B, K] of B boxes the published code places on the network's best cell.
+
+    Args:
+        candidate: [B, K] bool, whether the box has any peak of the keypoint near it; picture: [B] long, whose box.
+    """
+    boxes_with = torch.zeros(pictures, candidate.shape[1], device=candidate.device)
+    boxes_with.index_add_(0, picture, candidate.float())
+    return ~candidate & (boxes_with == 0).any(dim=1)[picture][:, None]
+
+
+def gather_people(pairs: PairScores, peaks: Peaks, detections: Detections, assign: Assignment) -> GroupedPeople:
+    """Decides who gets what, keypoint by keypoint and picture by picture, and fills in guesses for the rest.
+
+    A person's score is the box's times the mean of the keypoints'.
+    """
+    n, num_keypoints, max_peaks = peaks.scores.shape
+    slots = detections.scores.shape[1]
+    picture, slot = pairs.picture, pairs.slot
+    keypoints = peaks.xy.new_zeros(n, slots, num_keypoints, 2)
+    keypoint_scores = peaks.scores.new_zeros(n, slots, num_keypoints)
+    table = pairs.scores.new_zeros(n, slots, num_keypoints, max_peaks)
+    table[picture, slot] = pairs.scores if pairs.deciding is None else pairs.deciding
+    peak_index = assign(table.transpose(1, 2)).transpose(1, 2)
+
+    found = peak_index[picture, slot]  # [B, K]
+    seen, xy, scores = found >= 0, pairs.guess, pairs.guess_scores
+    if max_peaks:
+        at = found.clamp(min=0)[..., None]
+        own = peaks.xy[picture].gather(2, at[..., None].expand(-1, -1, -1, 2))[:, :, 0]
+        xy = torch.where(seen[..., None], own, xy)
+        scores = torch.where(seen, pairs.scores.gather(2, at)[..., 0], scores)
+    keypoints[picture, slot] = xy
+    keypoint_scores[picture, slot] = scores
+    scores = torch.where(detections.valid, detections.scores * keypoint_scores.mean(-1), 0.0)
+    return GroupedPeople(keypoints, keypoint_scores, peak_index, scores)
+
+
+def check_finite(peaks: Peaks, detections: Detections) -> None:
+    """Refuses numbers that would go through scores and assignment without a word.
+
+    Raises:
+        ValueError: names the field, how many of its valid entries are not finite, and the first of them.
+    """
+    fields = {
+        "peaks.xy": (peaks.xy.isfinite().all(-1), peaks.valid, ("picture", "keypoint", "peak")),
+        "peaks.scores": (peaks.scores.isfinite(), peaks.valid, ("picture", "keypoint", "peak")),
+        "detections.boxes": (detections.boxes.isfinite().all(-1), detections.valid, ("picture", "box")),
+        "detections.scores": (detections.scores.isfinite(), detections.valid, ("picture", "box")),
+    }
+    wrong = {name: valid & ~finite for name, (finite, valid, _) in fields.items()}
+    if not bool(torch.stack([where.any() for where in wrong.values()]).any()):
+        return
+    for name, where in wrong.items():
+        if bool(where.any()):
+            place = ", ".join(
+                f"{axis} {index}" for axis, index in zip(fields[name][2], where.nonzero()[0].tolist(), strict=True)
+            )
+            raise ValueError(
+                f"{name}: {int(where.sum())} of {int(fields[name][1].sum())} valid entries are not finite, the first "
+                f"at {place}; what came before grouping (network, heatmaps, boxes) gave them"
+            )

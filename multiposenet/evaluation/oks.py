@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from multiposenet.structures import PersonLabels, Poses
 
@@ -51,6 +52,18 @@ def oks(
     scales = (np.asarray(areas, np.float64) + np.spacing(1))[None, :, None]
     similarities = np.exp(-(offsets**2).sum(axis=-1) / variances / scales / 2)
     return (similarities * labelled).sum(axis=-1) / labelled.sum(axis=-1).clip(1)
+
+
+def keypoint_similarity(squared_distances: Tensor, areas: Tensor, oks_sigmas: Tensor) -> Tensor:
+    """Similarity of single keypoints, exp(-d^2 / (2 area (2 sigma)^2)), on tensors.
+
+    Args:
+        squared_distances: [..., K] pixels squared; areas: broadcast against it, pixels; oks_sigmas: [K].
+
+    Returns:
+        [..., K] in [0, 1].
+    """
+    return (-squared_distances / (2 * areas.clamp(min=1e-6) * (2 * oks_sigmas) ** 2)).exp()
 
 
 def picture_oks(poses: Poses, labels: PersonLabels) -> float | None:

@@ -18,7 +18,7 @@ class KeypointSubnet(nn.Module):
         channels: width of the pyramid (K2..K5).
         width: width of D_l.
         merged: width after the concatenated levels are smoothed.
-        num_maps: maps to predict, K keypoints and the person mask.
+        num_maps: maps to predict, K keypoints and the person mask if there is one.
         num_supervised: maps of the intermediate heads that sit on every K_l in training.
         levels: pyramid levels.
         activation: ReLU between and after the two convolutions of D_l. The paper does not say; the reference

@@ -14,10 +14,10 @@ from multiposenet.losses import DetectionLoss, KeypointLoss
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
-from multiposenet.models.prn import PoseResidualNetwork
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
 
 TASKS = ("keypoints", "detection")
+P6_SOURCES = ("C5", "P5")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -31,7 +31,11 @@ class Pyramid(nn.Module):
         channels: width of the pyramid.
         smooth_top: 3x3 convolution on the topmost level too. The paper smooths every level; the reference layout
             leaves K5 as it is.
-        extra_levels: append P6 and P7, strided convolutions from C5 (RetinaNet).
+        extra_levels: append P6 and P7, strided convolutions (RetinaNet).
+        p6_from: ``"C5"`` (RetinaNet), or ``"P5"`` as in torchvision's first RetinaNet.
+
+    Raises:
+        ValueError: unknown ``p6_from``.
     """
 
     def __init__(
@@ -41,14 +45,17 @@ class Pyramid(nn.Module):
         channels: int,
         smooth_top: bool = True,
         extra_levels: bool = False,
+        p6_from: str = "C5",
     ) -> None:
         super().__init__()
+        if p6_from not in P6_SOURCES:
+            raise ValueError(f"p6_from must be one of {P6_SOURCES}, got {p6_from!r}")
         self.stages = tuple(stages)
-        extra = LastLevelP6P7(in_channels[-1], channels) if extra_levels else None
+        extra = LastLevelP6P7(in_channels[-1] if p6_from == "C5" else channels, channels) if extra_levels else None
         self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=extra)
         if extra is not None:
-            # torchvision takes P6 from P5 when the widths happen to agree; RetinaNet takes it from C5, always.
-            extra.use_P5 = False
+            # torchvision takes P6 from P5 when the widths happen to agree; here it is from where it was told.
+            extra.use_P5 = p6_from == "P5"
         if not smooth_top:
             self.fpn.layer_blocks[-1] = nn.Identity()
 
@@ -60,8 +67,8 @@ class Pyramid(nn.Module):
 class MultiPoseNet(nn.Module):
     """The shared network with the pose residual network beside it.
 
-    ``outputs, losses = model(images, targets=None)``; the PRN (``model.prn``) is a part of the model, trained by
-    itself and called by the decoder on peaks and boxes.
+    ``outputs, losses = model(images, targets=None)``; the grouping's network (``model.prn``: the PRN, or another that
+    stands in its place) is a part of the model, trained by itself and called by the decoder on peaks and boxes.
 
     Args:
         backbone, keypoint_pyramid, keypoint_subnet, detection_pyramid, detection_subnet, prn: the parts.
@@ -75,7 +82,7 @@ class MultiPoseNet(nn.Module):
         keypoint_subnet: KeypointSubnet,
         detection_pyramid: Pyramid,
         detection_subnet: DetectionSubnet,
-        prn: PoseResidualNetwork,
+        prn: nn.Module,
         keypoint_loss: KeypointLoss,
         detection_loss: DetectionLoss,
     ) -> None:
