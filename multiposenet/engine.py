@@ -23,7 +23,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from multiposenet.checkpoint import (
-    load_tensors,
     load_training_state,
     match_tensors,
     save_training_state,
@@ -338,22 +337,6 @@ class Trainer:
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         if is_first():
             drop_rows(folder / LOG, after=self.epoch)
-
-
-def load_parts(model: nn.Module, path: str | Path, parts: Sequence[str]) -> None:
-    """Loads only some parts of a model from a weights file: of a whole model, or of one part alone.
-
-    Raises:
-        ValueError: a part is not in the file or has other shapes, or the model has no such part.
-    """
-    tensors, _ = load_tensors(path)
-    known = dict(model.named_children())
-    for part in parts:
-        if part not in known:
-            raise ValueError(f"the model has no part {part!r}; its parts are {', '.join(known)}")
-        own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
-        match_tensors(known[part], own, source=f"{path} ({part})")
-        known[part].load_state_dict(own, strict=False)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 A chain has one of these (``methods.build_multiposenet(grouping=...)``), and each can be trained, saved and measured by
 itself. In both cases the network's weights have the name ``prn``, the part of the chain that it is, so that
-``engine.load_parts(chain, file, ["prn"])`` takes it from either.
+``build_method(..., parts={"prn": file})`` takes it from either.
 """
 
 from __future__ import annotations

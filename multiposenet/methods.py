@@ -88,6 +88,7 @@ def build_multiposenet(
     anchors: str = "centred",
     box_rule: str = "usual",
     peak_rule: str = "usual",
+    peak_threshold: float | None = None,
     peak_weight: float = 0.0,
     intermediate_weight: float = 0.25,
     grouping: str = "pose_residual",
@@ -114,12 +115,15 @@ def build_multiposenet(
         anchors: a key of ``ANCHORS``.
         box_rule: which boxes are kept, a key of ``BOX_RULES``; ``"legacy"`` also decodes sides of any length.
         peak_rule: how peaks are found, a key of ``CODECS``.
+        peak_threshold: least height of a peak; by default the rule's own.
         peak_weight, intermediate_weight: see ``losses.KeypointLoss``.
         grouping: key in ``groupings.GROUPINGS``; its network is the model's part ``prn``.
         grouping_options: arguments of its builder; those of the pose residual network are the ``prn_*`` above.
     """
     k = skeleton.num_keypoints
     codec = _choose("peak_rule", peak_rule, CODECS)()
+    if peak_threshold is not None:
+        codec = replace(codec, threshold=peak_threshold)
     grid = _choose("anchors", anchors, ANCHORS)(max_log_scale=_choose("box_rule", box_rule, LOG_SCALES))
     boxes = BoxDecoder(grid, **BOX_RULES[box_rule])
     stages = Backbone(backbone, backbone_weights)
@@ -188,6 +192,8 @@ def multiposenet_lite(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, Chai
         "intermediate_background": False,
         "peak_weight": 4.0,
         "intermediate_weight": 0.1,
+        # Weighted peaks come out higher, and below this the grouping's guess is the better one.
+        "peak_threshold": 0.3,
     }
     return build_multiposenet(skeleton, **thin | options)
 

@@ -4,14 +4,16 @@
     python recipes/train_default.py --work DIR
 
 Draws synthetic people to disk, trains the pose residual network on their labels and the shared network on their
-pictures in two parts (small pictures, then the size of use), measures the chain on held-out people and writes the
-weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
+pictures in several parts (small crops, then people of all sizes), measures the chain on held-out people and writes
+the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated. Two processes
+train (``torchrun``), with one thread each: on two cores a third more pictures a second than one process with two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,8 @@ from multiposenet.methods import build_method
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
-PEOPLE = 12_000
+PEOPLE = 16_000
+PARTS = ("a", "b", "c", "d")
 
 
 def main() -> None:
@@ -44,31 +47,35 @@ def main() -> None:
     prn = work / "prn"
     step(
         prn / "finished",
-        "prn_train/train.py", "--data", people, "--val_data", "synthetic", "--number_of_epoch", 12, "--exp", prn,
+        "prn_train/train.py", "--data", people, "--val_data", "synthetic", "--number_of_epoch", 10, "--exp", prn,
     )  # fmt: skip
-    start: list[str | Path] = ["--prn", prn / "last.safetensors"]
-    for part in ("a", "b"):
+    start: list[str | Path] = ["--init", f"prn={prn / 'last.safetensors'}"]
+    for part in PARTS:
         run = work / f"shared_{part}"
         step(
             run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_resnet18_{part}.toml", "--data", people,
-            "--out", run, *start,
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", people,
+            "--out", run, *start, processes=1 if part == "a" else 2,
         )  # fmt: skip
-        start = ["--weights", run / "best.safetensors"]
-    result = work / "shared_b" / "best.safetensors"
+        start = ["--weights", run / "last.safetensors"]
+    result = start[1]
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", evaluation)
-    export(result, work, arguments.out)
+    export(Path(result), work, arguments.out)
 
 
-def step(result: Path, script: str, *arguments: object) -> None:
-    """Runs one of the project's scripts unless its result is there."""
+def step(result: Path, script: str, *arguments: object, processes: int = 1) -> None:
+    """Runs one of the project's scripts, in one or more processes with one thread each, unless its result is there."""
     if result.exists():
         print(f"{script}: {result} is there")
         return
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    launcher, environment = [], dict(os.environ)
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, *launcher, str(ROOT / script), *map(str, arguments)]
     print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env=environment)
     if result.name == "finished":
         result.touch()
 
@@ -76,7 +83,7 @@ def step(result: Path, script: str, *arguments: object) -> None:
 def export(weights: Path, work: Path, out: Path) -> None:
     """Writes the weights in half precision, with where they come from and what they reach."""
     method = build_method(weights=weights)
-    shared = checkpoint.load_tensors(work / "shared_b" / "best.safetensors")[1]
+    shared = checkpoint.load_tensors(weights)[1]
     evaluation = json.loads((work / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {

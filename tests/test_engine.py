@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import load_tensors, save_weights, training_states
+from multiposenet.checkpoint import load_tensors, training_states
 from multiposenet.engine import (
     BEST,
     LAST,
@@ -25,7 +25,6 @@ from multiposenet.engine import (
     Trainer,
     cosine_schedule,
     freeze,
-    load_parts,
     set_training,
 )
 from multiposenet.runs import append_row, describe_run
@@ -441,22 +440,3 @@ def test_half_precision_arithmetic_keeps_weights_and_losses_in_single_precision(
     full = trainer(tmp_path / "full")
     full.fit(batches, 1)
     assert_close(float(rows(tmp_path)[0]["loss"]), float(rows(tmp_path / "full")[0]["loss"]), rtol=0.05, atol=0)
-
-
-# --- parts of other files
-
-
-def test_parts_of_another_model_s_file_are_taken_and_the_rest_stays(tmp_path):
-    torch.manual_seed(1)
-    other, model = Toy(), Toy()
-    save_weights(other, tmp_path / "other.safetensors", {})
-    body = {key: value.clone() for key, value in model.body.state_dict().items()}
-    load_parts(model, tmp_path / "other.safetensors", ["head"])
-    assert_close(model.head.state_dict(), other.head.state_dict(), atol=0, rtol=0)
-    assert_close(model.body.state_dict(), body, atol=0, rtol=0)
-
-
-def test_a_part_that_the_file_does_not_have_is_an_error_that_names_it(tmp_path):
-    save_weights(Toy().body, tmp_path / "body.safetensors", {})
-    with pytest.raises(ValueError, match=r"body\.safetensors \(head\) does not fit .*weight"):
-        load_parts(Toy(), tmp_path / "body.safetensors", ["head"])

@@ -12,7 +12,6 @@ from multiposenet.candidates import collect_candidates
 from multiposenet.checkpoint import load_tensors, save_weights
 from multiposenet.decode.grouping import Grouping
 from multiposenet.decode.scorers import SetAssignmentScorer
-from multiposenet.engine import load_parts
 from multiposenet.groupings import GROUPINGS, build_grouping, list_groupings, make_grouping, with_assignment
 from multiposenet.methods import build_method
 from multiposenet.models.set_assignment import SetAssignment
@@ -389,10 +388,7 @@ def test_a_chain_takes_a_trained_set_assignment_as_its_part(tmp_path):
     own = build_grouping("set_assignment", skeleton=FIVE, **options)
     own.model["prn"].prior.mean.fill_(0.25)
     save_weights(own.model, tmp_path / "set.safetensors", {"model": "set_assignment", "options": options})
-    chain = build_method(
-        "multiposenet_lite", skeleton=FIVE, grouping="set_assignment", grouping_options=options
-    )
-    load_parts(chain.model, tmp_path / "set.safetensors", ["prn"])
+    chain = build_method("multiposenet_lite", skeleton=FIVE, parts={"prn": tmp_path / "set.safetensors"})
     assert_close(chain.decoder.grouping.scorer.network.prior.mean, torch.full((5, 2), 0.25))
     chain.model.eval()
     with torch.no_grad():

@@ -81,7 +81,7 @@ class CachedSamples:
         arrays = {
             "image": sample.image,
             "masks": np.stack([sample.person_mask, sample.ignore_mask, unknown]),
-            "image_id": np.array(sample.image_id, np.int64),
+            "image_id": np.array([sample.image_id], np.int64),
             **{field.name: getattr(sample.labels, field.name) for field in dataclasses.fields(PersonLabels)},
         }
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -94,7 +94,7 @@ class CachedSamples:
 
     def _unpack(self, arrays: dict[str, np.ndarray], index: int) -> Sample:
         person, ignore, unknown = arrays.pop("masks")
-        image, image_id = arrays.pop("image"), int(arrays.pop("image_id"))
+        image, image_id = arrays.pop("image"), int(arrays.pop("image_id")[0])
         return Sample(
             image=image,
             image_id=image_id,
