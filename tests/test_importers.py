@@ -81,7 +81,9 @@ def legacy(prn, tmp_path_factory) -> PoseMethod:
     file = tmp_path_factory.mktemp("prn") / "prn.pth.tar"
     torch.save({"epoch": 16, "state_dict": prn.state_dict(), "optimizer": {"state": {}}}, file)
     with pytest.warns(UserWarning, match=r"prn\.pth\.tar holds only prn; random weights in backbone, "):
-        method = build_method(LITE, file, person_mask=False, box_rule="legacy", peak_rule="legacy")
+        method = build_method(
+            LITE, file, person_mask=False, box_rule="legacy", peak_rule="legacy", peak_threshold=0.1
+        )
     method.model.eval()
     return method
 
