@@ -173,8 +173,21 @@ def _choose(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     return choices[name]
 
 
+FROM_SCRATCH = {
+    "prn_crop": (28, 18),
+    "prn_dropout": 0.1,
+    "prn_sigma": 0.7,
+    "prn_margin": 0.5,
+    "smooth_top": True,
+    "keypoint_activation": True,
+    "keypoint_norm": True,
+    "intermediate_background": False,
+}
+"""What the small networks have in common: normalised heads that learn without ImageNet weights, and a coarse PRN."""
+
+
 def multiposenet_lite(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
-    """Real time on a CPU: a narrow ResNet, thin pyramids and heads, a small PRN; about 3.6 M parameters."""
+    """Real time on a CPU: a narrow ResNet, thin pyramids and heads, a small PRN; 3.9 M parameters."""
     thin = {
         "backbone": "resnet16_w32",
         "channels": 32,
@@ -182,20 +195,12 @@ def multiposenet_lite(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, Chai
         "merged_width": 32,
         "detection_convs": 2,
         "prn_nodes": 48,
-        "prn_crop": (28, 18),
-        "prn_dropout": 0.1,
-        "prn_sigma": 0.7,
-        "prn_margin": 0.5,
-        "smooth_top": True,
-        "keypoint_activation": True,
-        "keypoint_norm": True,
-        "intermediate_background": False,
         "peak_weight": 4.0,
         "intermediate_weight": 0.1,
         # Weighted peaks come out higher, and below this the grouping's guess is the better one.
         "peak_threshold": 0.3,
     }
-    return build_multiposenet(skeleton, **thin | options)
+    return build_multiposenet(skeleton, **FROM_SCRATCH | thin | options)
 
 
 def multiposenet_resnet18(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
@@ -206,16 +211,8 @@ def multiposenet_resnet18(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, 
         "keypoint_width": 32,
         "merged_width": 64,
         "prn_nodes": 96,
-        "prn_crop": (28, 18),
-        "prn_dropout": 0.1,
-        "prn_sigma": 0.7,
-        "prn_margin": 0.5,
-        "smooth_top": True,
-        "keypoint_activation": True,
-        "keypoint_norm": True,
-        "intermediate_background": False,
     }
-    return build_multiposenet(skeleton, **narrow | options)
+    return build_multiposenet(skeleton, **FROM_SCRATCH | narrow | options)
 
 
 def multiposenet_resnet50(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
