@@ -238,6 +238,13 @@ def test_of_several_training_states_the_newest_is_read_and_old_ones_are_removed(
     assert load_training_state(tmp_path) == {"step": 100}
 
 
+def test_a_step_saved_again_is_the_state_that_counts(tmp_path):
+    for number in range(8):  # checksums come in any order
+        save_training_state({"number": number}, tmp_path, step=5)
+        assert load_training_state(tmp_path) == {"number": number}
+    assert len(training_states(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:50] + b"x" + data[51:], lambda _: b""])
 def test_a_damaged_training_state_gives_way_to_the_one_before_and_is_named(tmp_path, damage):
     save_training_state({"step": 1}, tmp_path, 1)
