@@ -3,7 +3,7 @@
 
     python train_posenet.py                                     # synthetic people, keypoints first, then the detector
     python train_posenet.py --data COCO --train joint           # a folder with annotations/ and train2017/
-    python train_posenet.py --opt recipes/paper_resnet50.toml --data COCO
+    python train_posenet.py --opt runs/train/options.toml --data COCO
     torchrun --nproc_per_node 4 train_posenet.py ...            # the same training on four GPUs (or processes)
 
 The pose residual network has its own script, ``prn_train/train.py``; until it is trained it passes peaks through.
@@ -131,9 +131,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         seed_everything(options.seed)
         parts = parse_parts(options.init)
         method = build_method(options.model, options.weights, options.skeleton, parts, **backbone_option(options))
-        synchronise = options.sync_batch_norm and device.type in ("cpu", "cuda")
         method.model.to(device, memory_format=torch.channels_last)
-        if synchronise:
+        if options.sync_batch_norm:
             synchronise_batch_norm(method.model, device)
         method.model.backbone.recompute = options.recompute
         phases = PHASES[options.train]

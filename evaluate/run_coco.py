@@ -21,6 +21,7 @@ import torchvision
 from torch.utils.data import Dataset
 
 from multiposenet.cli import (
+    UNREADABLE,
     add_predictor_arguments,
     load_predictor,
     package_version,
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
         dataset = open_dataset(arguments.data, split, predictor.skeleton, arguments.limit, layout=layout)
         truth = None if arguments.data == SYNTHETIC else dataset.ground_truth()
         out = open_run_folder(arguments.out, "evaluate")
-    except (OSError, ValueError, ImportError) as error:
+    except UNREADABLE as error:
         print(f"run_coco.py: error: {error}", file=sys.stderr)
         return 2
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from multiposenet.cli import UNREADABLE
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.sources import open_dataset, read_labels
 from multiposenet.decode.assignment import ASSIGNMENTS
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             groupings.setdefault("the network's own", predictor.method.decoder.grouping)
             inputs |= detected_inputs(predictor, dataset)
         out = open_run_folder(arguments.out, "grouping")
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         print(f"run_grouping.py: error: {error}", file=sys.stderr)
         return 2
 

@@ -215,8 +215,10 @@ def save_training_state(state: dict, folder: str | Path, step: int, keep: int = 
             + (f"{kept[0].name} is intact: make room, then go on with --resume {folder}" if kept else "Make room")
         ) from error
     # A step can be saved twice, before and after its epoch is evaluated; then the second is the whole story.
-    same_step = [old for old in folder.glob(f"state-{step:09d}-*.pt") if old != path]
-    for old in (*same_step, *[old for old in training_states(folder) if old not in same_step][max(1, keep) :]):
+    for old in folder.glob(f"state-{step:09d}-*.pt"):
+        if old != path:
+            old.unlink()
+    for old in training_states(folder)[max(1, keep) :]:
         old.unlink()
     return path
 

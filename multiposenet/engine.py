@@ -206,12 +206,12 @@ class Trainer:
         quiet = not (is_first() and sys.stderr.isatty())
         for step in tqdm(_groups(batches, self.passes), desc=title, unit=" steps", leave=False, disable=quiet):
             self._take_step(step)
-            if self._agreed(stop.is_set()):
+            stopped, due = self._agreed(stop.is_set(), self._save_is_due)
+            if stopped or due:
                 self._save()
+            if stopped:
                 print(f"stopped by a signal at step {self.step}; go on with --resume {self.folder}", flush=True)
                 sys.exit(STOPPED_BY_SIGNAL)
-            if self._agreed(time.perf_counter() - self.saved > self.save_seconds):
-                self._save()
         if self.steps_done == 0:
             raise ValueError("the training data gave no batch; there are fewer pictures than one batch needs")
         return {name: float(value) / self.steps_done for name, value in self.sums.items()}
@@ -249,11 +249,15 @@ class Trainer:
         for name, value in step_sums.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
-    def _agreed(self, own: bool) -> bool:
-        """Whether any process says so: all must save and stop at the same step."""
+    @property
+    def _save_is_due(self) -> bool:
+        return time.perf_counter() - self.saved > self.save_seconds
+
+    def _agreed(self, *own: bool) -> list[bool]:
+        """Whether any process says so, of each question: all must save and stop at the same step."""
         if world_size() == 1:
-            return own
-        return bool(mean_over_processes(torch.tensor(float(own), device=self.device)) > 0)
+            return list(own)
+        return (mean_over_processes(torch.tensor(own, dtype=torch.float32, device=self.device)) > 0).tolist()
 
     def _report_not_finite(self, batch: Any, losses: dict[str, Tensor]) -> None:
         parts = {name: float(value.detach()) for name, value in losses.items()}
@@ -275,7 +279,7 @@ class Trainer:
         self.best = goal if better else self.best
         # Short epochs would spend their time on writing: at most a minute of work is at stake between validations.
         ended = self.epoch == epochs or self._out_of_patience
-        due = self._agreed(validated or ended or time.perf_counter() - self.saved > self.save_seconds)
+        (due,) = self._agreed(validated or ended or self._save_is_due)
         if is_first():
             row = {"epoch": self.epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]} | figures
             append_row(self.folder / LOG, row)

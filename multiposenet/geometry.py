@@ -52,6 +52,18 @@ def flip_boxes(boxes: Array, width: int) -> Array:
     return _stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], boxes)
 
 
+def pairwise_iou(one: Tensor, other: Tensor) -> Tensor:
+    """IoU [..., A, P] of boxes [..., A, 4] with boxes [..., P, 4]; 0 for boxes without area.
+
+    torchvision's ``box_iou`` has no batch axes and makes NaN of two empty boxes.
+    """
+    one, other = one[..., :, None, :], other[..., None, :, :]
+    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (one, other)]
+    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-6)
+
+
 def pixels_to_cells(keypoints: Array, stride: float) -> Array:
     """Keypoints [..., 2] in pixels to cells of a map whose cell covers ``stride`` pixels."""
     return (keypoints + 0.5) / stride - 0.5

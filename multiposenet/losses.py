@@ -9,6 +9,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from multiposenet.anchors import AnchorGrid
 from multiposenet.distributed import count_over_processes
+from multiposenet.geometry import pairwise_iou
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.structures import PoseTargets
 
@@ -134,7 +135,7 @@ class DetectionLoss(nn.Module):
         # Boxes without area (padding, or squeezed flat by clipping) can be matched by nothing.
         sides = targets.boxes[..., 2:] - targets.boxes[..., :2]
         usable = targets.valid & (sides > 0).all(-1)
-        iou = _pairwise_iou(anchors, targets.boxes) * usable[:, None, :]
+        iou = pairwise_iou(anchors[None], targets.boxes) * usable[:, None, :]
         best_iou, matched = iou.max(dim=-1)
         is_person = best_iou >= self.positive
         # Low-quality matches: each box claims its best anchors, so that no person goes untaught.
@@ -146,16 +147,6 @@ class DetectionLoss(nn.Module):
         unlabelled = _covered_share(anchors, targets.ignore_mask, targets.stride) >= self.ignore_share
         is_background = (best_iou < self.negative) & ~is_person & ~unlabelled
         return matched, is_person, is_person | is_background
-
-
-def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """IoU [N, A, P] of anchors [A, 4] with padded boxes [N, P, 4] (torchvision's ``box_iou`` has no batch axis)."""
-    anchors, boxes = anchors[None, :, None], boxes[:, None]
-    low, high = torch.maximum(anchors[..., :2], boxes[..., :2]), torch.minimum(anchors[..., 2:], boxes[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    area_a = (anchors[..., 2:] - anchors[..., :2]).prod(-1)
-    area_b = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
-    return shared / (area_a + area_b - shared).clamp(min=1e-6)
 
 
 def _covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from multiposenet.evaluation.grouping_inputs import PictureBoxes, PicturePeaks
 from multiposenet.evaluation.oks import keypoint_similarity
+from multiposenet.geometry import pairwise_iou
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels
 
@@ -25,11 +26,12 @@ LEAST_SIMILARITY = 0.1
 def owned_boxes(detections: Detections, labels: PersonLabels) -> PictureBoxes:
     """The boxes of one picture [1, P, 4] (picture pixels), each with the person it fits, one to one by overlap."""
     valid = detections.valid[0].cpu()
-    boxes = detections.boxes[0].cpu()[valid].double().numpy()
+    boxes = detections.boxes[0].cpu()[valid].double()
     single = np.flatnonzero(~labels.crowd)
-    person = _owners(_iou(boxes, labels.boxes[single].astype(np.float64)), LEAST_IOU)
+    overlap = pairwise_iou(boxes, torch.from_numpy(labels.boxes[single]).double())
+    person = _owners(overlap.numpy(), LEAST_IOU)
     person = np.where(person >= 0, single[person] if len(single) else -1, -1)
-    return PictureBoxes(boxes, person, detections.scores[0].cpu()[valid].numpy())
+    return PictureBoxes(boxes.numpy(), person, detections.scores[0].cpu()[valid].numpy())
 
 
 def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> PicturePeaks:
@@ -58,11 +60,3 @@ def _owners(fit: np.ndarray, least: float) -> np.ndarray:
     good = fit[rows, columns] >= least
     owner[rows[good]] = columns[good]
     return owner
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (one, other)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-6)

@@ -11,6 +11,7 @@ from torch import Tensor
 from multiposenet.decode.grouping import GroupedPeople
 from multiposenet.evaluation.coco import evaluate_coco
 from multiposenet.evaluation.grouping_inputs import BestPoses, GroupingInput
+from multiposenet.geometry import pairwise_iou
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels, Poses
 
@@ -76,11 +77,7 @@ def crowding_classes(pictures: Sequence[PersonLabels]) -> list[Crowding]:
 def _highest_iou(boxes: Tensor) -> float:
     if len(boxes) < 2:
         return 0.0
-    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    iou = shared / (areas[:, None] + areas - shared).clamp(min=1e-6)
-    return float(iou.fill_diagonal_(0).max())
+    return float(pairwise_iou(boxes, boxes).fill_diagonal_(0).max())
 
 
 @torch.inference_mode()
