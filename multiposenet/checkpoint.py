@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from multiposenet.whole_files import written_whole
+
 FORMAT = "multiposenet/1"
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 CHECKSUM_DIGITS = 16
@@ -46,18 +48,12 @@ def save_tensors(
             value = value.to(dtype)
         tensors[key] = value.contiguous().clone()
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.touch()
-    mode = partial.stat().st_mode  # what the user's new files get; safetensors would let nobody else read this one
+    facts = {"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)}
     try:
-        save_file(tensors, partial, metadata={"format": FORMAT, "multiposenet": json.dumps(metadata, sort_keys=True)})
-        partial.chmod(mode)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        with written_whole(path) as partial:
+            save_file(tensors, partial, metadata=facts)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f"{path}: the weights could not be written ({error}); an earlier file is intact") from error
-    os.replace(partial, path)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 from multiposenet.data.annotations import AnnotationFile, PackedLabels, read_annotations
 from multiposenet.data.formats import COCO_FORMAT, CocoFormat
 from multiposenet.skeletons import Skeleton
+from multiposenet.whole_files import written_whole
 
 LABEL_CACHE_VERSION = 1
 """To be raised when the content of a packed file changes."""
@@ -90,15 +90,8 @@ def _save(content: AnnotationFile, packed: Path, about: str) -> None:
         "category_id": np.array([content.category_id], np.int64),
         "file_names": np.frombuffer("\n".join(content.file_names).encode(), np.uint8),
     }
-    partial = packed.with_name(f"{packed.name}.{os.getpid()}.partial")
-    try:
+    # Labels on a read-only disk are normal: they are parsed every time.
+    with contextlib.suppress(OSError, SafetensorError):
         packed.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode  # what the user's new files get; safetensors would let nobody else read this one
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, {"about": about})
-        partial.chmod(mode)
-        os.replace(partial, packed)
-    except (OSError, SafetensorError):
-        # Labels on a read-only disk are normal: they are parsed every time.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        with written_whole(packed, shared=True) as partial:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, {"about": about})

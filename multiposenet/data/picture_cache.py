@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from multiposenet.data.transforms import warp_image, warp_masks
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.geometry import CropWindow
 from multiposenet.structures import PersonLabels, Sample
+from multiposenet.whole_files import written_whole
 
 CACHE_VERSION = 1
 """To be raised when the content of a file changes."""
@@ -84,12 +84,10 @@ class CachedSamples:
             "image_id": np.array([sample.image_id], np.int64),
             **{field.name: getattr(sample.labels, field.name) for field in dataclasses.fields(PersonLabels)},
         }
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
-            os.replace(partial, path)
+            with written_whole(path, shared=True) as partial:
+                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             raise OSError(f"{path}: the picture cache cannot be written ({error}); make room, or go without") from None
 
     def _unpack(self, arrays: dict[str, np.ndarray], index: int) -> Sample:
