@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from multiposenet.data.synthetic import SyntheticPeople
+from multiposenet.data.synthetic import HIDDEN, SyntheticPeople
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         "--size", type=pair("x", "a size as HEIGHTxWIDTH, for example 480x640"), default=(480, 480),
         metavar="HEIGHTxWIDTH", help="size of the pictures in pixels, by default 480x480",
     )  # fmt: skip
+    parser.add_argument(
+        "--hidden", choices=HIDDEN, default="placeable",
+        help="hidden keypoints to label: those that an annotator could place (%(default)s), or all",
+    )  # fmt: skip
     parser.add_argument("--workers", type=whole_number(0), default=0, help="processes; 0 draws in this one")
     parser.add_argument("--quality", type=quality_or_png, default=95, help="JPEG quality, or png; by default 95")
     parser.add_argument("--overwrite", action="store_true", help="replace a split that is there already")
@@ -99,7 +103,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     if options.split in ("", ".", "..", "annotations") or Path(options.split).name != options.split:
         parser.error(f"--split must be a plain folder name other than annotations, got {options.split!r}")
     try:
-        dataset = SyntheticPeople(options.count, options.seed, options.size, options.people)
+        dataset = SyntheticPeople(options.count, options.seed, options.size, options.people, hidden=options.hidden)
     except ValueError as error:
         parser.error(str(error))
     return options, dataset
