@@ -7,7 +7,7 @@ import importlib.resources
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,16 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[InputPicture]:
             raise FileNotFoundError(f"{entry}: no such file or folder")
         sources += [InputPicture(file.name, str(file), lambda file=file: load_picture(file)) for file in files]
     return sources
+
+
+def number_pictures(names: Sequence[str]) -> list[int]:
+    """COCO image ids: the file stems when all are different numbers, as COCO's own are, otherwise 1, 2, 3, ..."""
+    stems = [Path(name).stem for name in names]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(names) + 1))
 
 
 def sample_pictures() -> list[InputPicture]:

@@ -152,11 +152,11 @@ def read_json(path: Path) -> tuple[dict, str]:
     return content, digest
 
 
-def find_person_category(content: dict, path: Path, skeleton: Skeleton, name: str = "person") -> int:
-    """Id of the category of that name, or else of the only category that has keypoints.
+def choose_person_category(content: dict, path: Path, name: str = "person") -> dict:
+    """The category of that name, or else the only category that has keypoints.
 
     Raises:
-        ValueError: there is no such category, or its keypoints are not the skeleton's.
+        ValueError: there is no such category, or several.
     """
     categories = content.get("categories")
     if not isinstance(categories, list) or not all(isinstance(item, dict) and "id" in item for item in categories):
@@ -170,13 +170,23 @@ def find_person_category(content: dict, path: Path, skeleton: Skeleton, name: st
             f"{path}: expected one category named {name!r}, or one with keypoints, got {names}; "
             "keep the people in one category that lists its keypoints"
         )
-    keypoints = chosen[0].get("keypoints")
+    return chosen[0]
+
+
+def find_person_category(content: dict, path: Path, skeleton: Skeleton, name: str = "person") -> int:
+    """Id of the category that :func:`choose_person_category` finds, whose keypoints must be the skeleton's.
+
+    Raises:
+        ValueError: there is no such category, or its keypoints are not the skeleton's.
+    """
+    chosen = choose_person_category(content, path, name)
+    keypoints = chosen.get("keypoints")
     if keypoints and tuple(keypoints) != skeleton.keypoints:
         raise ValueError(
-            f"{path}: category {chosen[0].get('name')!r} has the keypoints {list(keypoints)}, skeleton "
+            f"{path}: category {chosen.get('name')!r} has the keypoints {list(keypoints)}, skeleton "
             f"{skeleton.name!r} has {list(skeleton.keypoints)}; give the dataset the skeleton that it is labelled with"
         )
-    return chosen[0]["id"]
+    return chosen["id"]
 
 
 def read_annotations(path: str | Path, skeleton: Skeleton, layout: CocoFormat = COCO_FORMAT) -> AnnotationFile:

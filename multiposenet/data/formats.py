@@ -114,7 +114,33 @@ HUMAN_ART_21_FORMAT = CocoFormat(
 )
 """Human-Art with its own 21 keypoints."""
 
+ROBOFLOW_FORMAT = CocoFormat(
+    name="roboflow",
+    skeleton=COCO_PERSON,
+    annotation_files=("{split}/_annotations.coco.json",),
+    picture_folders=("{split}",),
+    evaluation_split="valid",
+)
+"""Exports of Roboflow as COCO: annotations beside the pictures of each split."""
+
+LABEL_STUDIO_FORMAT = CocoFormat(
+    name="label_studio",
+    skeleton=COCO_PERSON,
+    annotation_files=("result.json", "result_coco.json"),
+    picture_folders=("", "images"),
+    evaluation_split="result",
+)
+"""Exports of Label Studio as COCO: one file without splits, pictures beside it."""
+
 FORMATS = {
     item.name: item
-    for item in (COCO_FORMAT, CROWDPOSE_FORMAT, OCHUMAN_FORMAT, HUMAN_ART_FORMAT, HUMAN_ART_21_FORMAT)
+    for item in (
+        COCO_FORMAT,
+        CROWDPOSE_FORMAT,
+        OCHUMAN_FORMAT,
+        ROBOFLOW_FORMAT,
+        LABEL_STUDIO_FORMAT,
+        HUMAN_ART_FORMAT,
+        HUMAN_ART_21_FORMAT,
+    )
 }

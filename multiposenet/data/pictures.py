@@ -64,6 +64,18 @@ def picture_size(source: PictureSource) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _TURNED else (height, width)
 
 
+def picture_orientation(source: PictureSource) -> int:
+    """The EXIF orientation, 1 to 8, from the file's header alone; 1 for stored upright, or where nothing is said.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PictureError: the file is no picture.
+    """
+    with _open(source, _name(source)) as image:
+        orientation = _orientation(image)
+        return orientation if 1 <= orientation <= 8 else 1
+
+
 class _Borrowed:
     """Lets a caller's PIL image stand in a ``with`` statement without being closed."""
 
