@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Trains the shared network: keypoint subnet, person detector, or both.
+"""Trains the network of a method: MultiPoseNet's keypoint subnet, person detector, or both; MSPN, RSN and others.
 
     python train_posenet.py                                     # synthetic people, keypoints first, then the detector
     python train_posenet.py --data COCO --train joint           # a folder with annotations/ and train2017/
+    python train_posenet.py --model mspn_2stage --opt recipes/mspn.toml --data COCO
     python train_posenet.py --opt runs/train/options.toml --data COCO
     torchrun --nproc_per_node 4 train_posenet.py ...            # the same training on four GPUs (or processes)
 
@@ -11,50 +12,42 @@ The pose residual network has its own script, ``prn_train/train.py``; until it i
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import Dataset
 
+from multiposenet.box_sources import label_boxes
 from multiposenet.checkpoint import training_states
 from multiposenet.data.loading import EpochBatches, open_loader
+from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
 from multiposenet.data.picture_cache import CachedSamples
-from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
-from multiposenet.data.transforms import Letterbox, training_transform
-from multiposenet.data.whole_image import WholeImageDataset, collate
+from multiposenet.data.sources import LAYOUTS, SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
 from multiposenet.distributed import is_first, process_group, synchronise_batch_norm, wait_for_all
 from multiposenet.engine import (
     BEST,
     LAST,
     PRECISIONS,
+    SCHEDULES,
     Trainer,
-    cosine_schedule,
     freeze,
     seed_everything,
 )
 from multiposenet.evaluation.chain import evaluate_predictor
+from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
+from multiposenet.families.family import Task, TrainingView, choose
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 
-PHASES = {
-    "separate": ("keypoints", "detection"),
-    "keypoints": ("keypoints",),
-    "detection": ("detection",),
-    "joint": ("joint",),
-}
-TASKS = {"keypoints": ("keypoints",), "detection": ("detection",), "joint": ("keypoints", "detection")}
-UNTRAINED = {
-    "keypoints": ("detection_pyramid", "detection_subnet", "prn"),
-    "detection": ("backbone", "keypoint_pyramid", "keypoint_subnet", "prn"),
-    "joint": ("prn",),
-}
-"""Parts that stay as they are while a task is trained (MultiPoseNet, sec. 3.5: the subnets are trained one by one)."""
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
@@ -69,13 +62,18 @@ class TrainOptions:
     """Defaults: from scratch on synthetic people."""
 
     model: str = option("multiposenet_lite", "network to train", choices=list_models())
-    train: str = option("separate", "task; separate: keypoints, then detection", tuple(PHASES))
+    train: str | None = option(
+        None, "task of the model, by default its first; MultiPoseNet's: separate (keypoints, then detection), "
+        "keypoints, detection, joint"
+    )  # fmt: skip
+    model_options: tuple[str, ...] = option((), "options of the model's builder, e.g. prm=true,crop=384x288")
     frozen: tuple[str, ...] = option((), "further parts of the model to freeze, by name")
     skeleton: str = option("coco_person", "built-in skeleton or TOML file")
     weights: str | None = option(None, "weights to start from: a whole model's file")
     backbone_weights: str | None = option(None, "'imagenet' or a torchvision state dict, for the backbone only")
     init: tuple[str, ...] = option((), "parts to take from other files, e.g. prn=runs/prn/best.safetensors")
     data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout", aliases=("cocopath",))
+    format: str = option("coco", "how the folders' files are laid out", tuple(LAYOUTS))
     split: str = option("train2017", "training split of the folder")
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(100_000, "size of the synthetic training set")
@@ -85,28 +83,31 @@ class TrainOptions:
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(100, "size of the synthetic validation set")
-    image_size: int = option(480, "long side of a picture at scale 1, and in validation")
-    crop: int | None = option(None, "side of the training crop; default image_size")
-    augment: bool = option(True, "random crop, scale, rotation, flip and colour; off: whole pictures, letterboxed")
-    colours: bool = option(True, "random colour changes, when augmenting")
-    scale: tuple[float, ...] = option((0.8, 1.2), "range of the random scale")
-    rotation: float = option(40.0, "largest random rotation, degrees")
-    flip: float = option(0.5, "probability of mirroring")
+    image_size: int | None = option(
+        None, "long side of what the network sees, a picture (at scale 1) or a person's crop; default the model's"
+    )  # fmt: skip
+    crop: int | None = option(None, "side of the training crop of a whole picture; default image_size")
+    augment: bool = option(True, "random crop, scale, rotation, flip and colour; off: as in use, nothing random")
+    colours: bool | None = option(None, "random colour changes, when augmenting; default the model's")
+    scale: tuple[float, ...] | None = option(None, "range of the random scale; default the model's")
+    rotation: float | None = option(None, "largest random rotation, degrees; default the model's")
+    flip: float | None = option(None, "probability of mirroring; default the model's")
     epochs: int = option(30, "epochs of every phase", aliases=("number_of_epoch",))
     stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
     batch_size: int = option(8, "pictures a step, over all processes and passes")
     passes: int = option(1, "batches that a step is computed in, one after the other, to save memory")
-    lr: float = option(1e-3, "Adam's rate")
+    optimizer: str = option("adamw", "how steps are taken; adam adds the decay to the gradient", tuple(OPTIMIZERS))
+    lr: float = option(1e-3, "the optimiser's rate")
     detection_lr: float | None = option(None, "rate of the detection phase; default the same")
-    schedule: str = option("cosine", "how the rate falls", ("cosine", "plateau"))
+    schedule: str = option("cosine", "how the rate falls", (*SCHEDULES, "plateau"))
     lr_gamma: float = option(0.1, "factor of the plateau schedule")
-    warmup: int = option(200, "steps of linear warm-up (cosine)")
-    weight_decay: float = option(0.0, "AdamW's weight decay")
+    warmup: int = option(200, "steps of linear warm-up (cosine, linear)")
+    weight_decay: float = option(0.0, "weight decay")
     clip: float = option(10.0, "largest gradient norm; 0 for none")
     ema_decay: float = option(0.998, "decay of the averaged weights that are kept; 0 for none")
     precision: str = option("fp32", "arithmetic", tuple(PRECISIONS))
     sync_batch_norm: bool = option(True, "batch statistics over all processes")
-    recompute: bool = option(False, "compute the backbone's activations twice instead of keeping them, to save memory")
+    recompute: bool = option(False, "compute activations twice instead of keeping them, to save memory")
     validate_every: int = option(5, "epochs between validations")
     patience: int = option(0, "stop after this many validations without a better AP; 0 never")
     keep: int = option(2, "training states to keep")
@@ -119,7 +120,7 @@ class TrainOptions:
     resume: str | None = option(None, "run folder to go on with; give its options.toml by --opt first")
 
     def __post_init__(self) -> None:
-        if len(self.scale) != 2:
+        if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"scale must be two numbers, low,high; got {self.scale}")
 
 
@@ -127,19 +128,24 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
     options = parse_options(TrainOptions, argv, __doc__)
     with process_group(options.device) as device:
-        folder = open_run(options, "train", options.out, FREE_ON_RESUME)
         seed_everything(options.seed)
-        parts = parse_parts(options.init)
-        method = build_method(options.model, options.weights, options.skeleton, parts, **backbone_option(options))
+        given = parse_model_options(options.model_options)
+        if options.backbone_weights:
+            given["backbone_weights"] = options.backbone_weights
+        method = build_method(options.model, options.weights, options.skeleton, parse_parts(options.init), **given)
+        options = with_defaults(options, method)
+        folder = open_run(options, "train", options.out, FREE_ON_RESUME)
         method.model.to(device, memory_format=torch.channels_last)
         if options.sync_batch_norm:
             synchronise_batch_norm(method.model, device)
-        method.model.backbone.recompute = options.recompute
-        phases = PHASES[options.train]
-        for phase in phases:
-            inside = folder / phase if len(phases) > 1 else folder
+        for part in method.model.modules():
+            if hasattr(part, "recompute"):
+                part.recompute = options.recompute
+        phases = choose("train", options.train, method.family.teaching.tasks)
+        for task in phases:
+            inside = folder / task.name if len(phases) > 1 else folder
             inside.mkdir(exist_ok=True)
-            result = train_phase(phase, method, options, inside, device)
+            result = train_phase(task, method, options, inside, device)
         if len(phases) > 1:
             if is_first():
                 shutil.copyfile(result, folder / BEST)
@@ -150,27 +156,65 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return result
 
 
-def backbone_option(options: TrainOptions) -> dict:
-    return {"backbone_weights": options.backbone_weights} if options.backbone_weights else {}
+def with_defaults(options: TrainOptions, method: PoseMethod) -> TrainOptions:
+    """The options with what the method's family says where nothing was said."""
+    teaching = method.family.teaching
+    own = {"train": next(iter(teaching.tasks)), **vars(teaching.view(method.decoder))}
+    return replace(options, **{name: value for name, value in own.items() if getattr(options, name) is None})
 
 
-def parse_parts(texts: Sequence[str]) -> dict[str, str]:
-    """``part=FILE`` texts as part -> file.
+def parse_model_options(texts: Sequence[str]) -> dict:
+    """``name=value`` texts as arguments of a model's builder.
+
+    A value is read as JSON where it is that (numbers, true, false, null), as several whole numbers when it is like
+    ``384x288``, else as text.
 
     Raises:
         ValueError: a text without an equals sign.
     """
+    return {name: _plain_value(value) for name, value in _parse_pairs(texts, "model_options", "prm=true").items()}
+
+
+def _plain_value(text: str) -> object:
+    if len(sides := text.split("x")) > 1 and all(side.isdecimal() for side in sides):
+        return tuple(map(int, sides))
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def parse_parts(texts: Sequence[str]) -> dict[str, str]:
+    """``part=FILE`` texts as part -> file; ValueError for a text without an equals sign."""
+    return _parse_pairs(texts, "init", "prn=runs/prn/best.safetensors", "part=FILE")
+
+
+def _parse_pairs(texts: Sequence[str], option: str, example: str, form: str = "name=value") -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
-    for part, equals, file in pairs:
-        if not (part and equals and file):
-            raise ValueError(f"init takes part=FILE, e.g. prn=runs/prn/best.safetensors; got {part + equals + file!r}")
-    return {part: file for part, _, file in pairs}
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ValueError(f"{option} takes {form}, e.g. {example}; got {name + equals + value!r}")
+    return {name: value for name, _, value in pairs}
 
 
-def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
+def measure_ap(predictor: PosePredictor, validation: Dataset, task: Task) -> dict[str, float]:
+    """COCO's ten numbers, of the whole chain or in the labels' boxes."""
+    return evaluate_predictor(predictor, validation, boxes=label_boxes if task.known_boxes else None).metrics
+
+
+def measure_pckh(predictor: PosePredictor, validation: MpiiKeypoints, task: Task) -> dict[str, float]:
+    """MPII's shares of keypoints, in the labels' boxes."""
+    return score_mpii(predict_people(predictor, validation), truth_of(validation))
+
+
+MEASURES = {MPII_FORMAT.name: ("PCKh", measure_pckh)}
+"""By the data's format, which figure decides about the best weights, and how the figures are made."""
+
+
+def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
     """Trains one task; the method's model ends with the weights that the returned file holds."""
-    model = method.model
-    frozen = (*UNTRAINED[phase], *options.frozen)
+    model, teaching = method.model, method.family.teaching
+    frozen = (*task.untrained, *options.frozen)
     model.requires_grad_(True)
     freeze(model, frozen)
 
@@ -181,26 +225,17 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         options.limit,
         options.synthetic_count,
         TRAIN_SEED,
-        people=(0, 8),
+        people=teaching.people,
         with_keypoints=options.limit is not None,
+        layout=LAYOUTS[options.format],
     )
-    transform = Letterbox(options.image_size, skeleton=method.skeleton)
-    if options.augment:
-        transform = training_transform(
-            options.crop or options.image_size,
-            options.image_size,
-            options.scale,
-            options.rotation,
-            options.flip,
-            options.colours,
-            method.skeleton,
-        )
     samples = source
     if options.cache:
         # As large as augmentation can ask for, and no larger.
         largest = max(options.scale) if options.augment else 1.0
         samples = CachedSamples(source, options.cache, math.ceil(options.image_size * largest))
-    pictures = WholeImageDataset(samples, transform)
+    view = TrainingView(**{f.name: getattr(options, f.name) for f in fields(TrainingView)})
+    pictures = teaching.examples(samples, method.decoder, method.skeleton, view)
     epoch_size = options.epoch_size or (4000 if options.data == SYNTHETIC else len(pictures))
 
     def batches(epoch: int, first_step: int = 0) -> EpochBatches:
@@ -217,26 +252,26 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         options.val_count,
         SELECTION_SEED,
         with_keypoints=options.val_limit is not None,
+        layout=LAYOUTS[options.format],
     )
+    goal, measure = MEASURES.get(options.format, ("AP", measure_ap))
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = options.detection_lr if phase == "detection" and options.detection_lr else options.lr
-    optimizer = torch.optim.AdamW(trained, rate, weight_decay=options.weight_decay, fused=True)
-    if options.schedule == "cosine":
-        schedule = cosine_schedule(optimizer, steps, min(options.warmup, steps // 10))
+    rate = getattr(options, task.rate) or options.lr
+    optimizer = OPTIMIZERS[options.optimizer](trained, rate, weight_decay=options.weight_decay, fused=True)
+    if options.schedule in SCHEDULES:
+        schedule = SCHEDULES[options.schedule](optimizer, steps, min(options.warmup, steps // 10))
     else:
         schedule = ReduceLROnPlateau(optimizer, factor=options.lr_gamma, patience=3)
 
     def compute_losses(model, batch):
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        return model(images, batch.targets, tasks=TASKS[phase])[1]
+        return task.losses(model, replace(batch, images=images))
 
     def validate(weights) -> dict[str, float]:
-        # Before there is a detector the keypoints are measured in the labels' own boxes.
-        # The decoder's residual network is not trained here, so the averaged copy may share it.
+        # A decoder's own network is not trained here, so the averaged copy may share it.
         predictor = PosePredictor(replace(method, model=weights), device, options.image_size)
-        evaluation = evaluate_predictor(predictor, validation, oracle_boxes=phase == "keypoints")
-        return evaluation.metrics
+        return measure(predictor, validation, task)
 
     facts = {
         "model": method.name,
@@ -245,11 +280,11 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         "image_size": options.image_size,
         "data": source.identity(),
         "seed": options.seed,
-        "task": phase,
+        "task": task.name,
     }
     describe_run(folder, options, data=source.identity(), validation=validation.identity(), frozen=frozen, steps=steps)
     trainer = Trainer(
-        model, compute_losses, optimizer, schedule, folder, facts, validate,
+        model, compute_losses, optimizer, schedule, folder, facts, validate, goal,
         precision=options.precision, ema_decay=options.ema_decay, clip=options.clip, frozen=frozen,
         passes=options.passes, patience=options.patience, keep=options.keep, save_seconds=options.save_seconds,
         watch=watch_in_tensorboard(folder) if options.tensorboard and is_first() else None,
@@ -258,7 +293,8 @@ def train_phase(phase: str, method: PoseMethod, options: TrainOptions, folder: P
         trainer.resume(folder)
 
     def loader(epoch: int, first_step: int) -> Iterator:
-        return open_loader(pictures, batches(epoch, first_step), collate, options.workers, device.type == "cuda")
+        pin_memory = device.type == "cuda"
+        return open_loader(pictures, batches(epoch, first_step), teaching.collate, options.workers, pin_memory)
 
     trainer.fit(loader, min(options.epochs, options.stop_epoch or options.epochs), options.validate_every)
     model.load_state_dict(trainer.result.state_dict())

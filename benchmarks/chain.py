@@ -32,9 +32,10 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 from multiposenet import create_model, list_models
 from multiposenet.decode import grouping as grouping_module
 from multiposenet.decode.chain import ChainDecoder
+from multiposenet.inference.whole_pictures import letterbox_image
 from multiposenet.methods import build_method
 from multiposenet.models.fusion import fuse_batch_norm
-from multiposenet.predictor import PosePredictor, letterbox_image
+from multiposenet.predictor import PosePredictor
 from multiposenet.rasterize import PersonGrid
 from multiposenet.structures import MultiPoseNetOutputs, PersonLabels, Poses
 

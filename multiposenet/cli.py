@@ -1,4 +1,4 @@
-"""The console command: ``multiposenet predict`` from pictures to poses, ``models``, ``weights``."""
+"""The console command: ``multiposenet predict`` from pictures to poses, ``models``, ``weights``, ``data``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from multiposenet.inputs import InputPicture, find_pictures, sample_pictures
+import numpy as np
+
+from multiposenet.data_commands import add_data_commands
+from multiposenet.geometry import xywh_to_xyxy
+from multiposenet.inputs import InputPicture, find_pictures, number_pictures, sample_pictures
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
@@ -44,7 +48,14 @@ def package_version() -> str:
 def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that choose and set up a predictor, the same in every command."""
     parser.add_argument("--model", metavar="NAME", help="architecture; by default what the weights say")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint; by default the one that ships with the package")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="checkpoint, or several with commas between them, averaged; by default the "
+        "one that ships with the package"
+    )  # fmt: skip
+    parser.add_argument(
+        "--detector", metavar="FILE", help="weights that find the people for a model that looks at them one by one; by "
+        "default those that ship with the package"
+    )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default the GPU when there is one")
     parser.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="pictures at once (8)")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="longer side that the network sees")
@@ -58,7 +69,10 @@ def load_predictor(arguments: argparse.Namespace, load: Callable | None = None):
     """The predictor that the flags of :func:`add_predictor_arguments` ask for."""
     if load is None:
         from multiposenet import load
-    predictor = load(arguments.weights, device=arguments.device, model=arguments.model, **predictor_options(arguments))
+    weights = arguments.weights
+    if weights is not None and "," in weights:
+        weights = weights.split(",")
+    predictor = load(weights, device=arguments.device, model=arguments.model, **predictor_options(arguments))
     if predictor.weights is None:
         print(f"warning: {predictor.name} has random weights, its poses mean nothing; give --weights", file=sys.stderr)
     return predictor
@@ -66,7 +80,7 @@ def load_predictor(arguments: argparse.Namespace, load: Callable | None = None):
 
 def predictor_options(arguments: argparse.Namespace) -> dict:
     """The options given on the command line; those left out keep the predictor's own defaults."""
-    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people")
+    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people", "detector")
     return {name: value for name in names if (value := getattr(arguments, name)) not in (None, False)}
 
 
@@ -101,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
         "--keypoint-threshold", type=_share, default=0.2, metavar="SCORE",
         help="keypoints below it are not drawn; the JSON files have them all (%(default)s)",
     )  # fmt: skip
+    predict.add_argument(
+        "--boxes", type=_box, action="append", metavar="X,Y,W,H",
+        help="where a person is in every picture, instead of finding out; once for each",
+    )  # fmt: skip
     predict.add_argument("--no-pictures", action="store_true", help="write the JSON files only")
     predict.add_argument("--out", metavar="DIR", help="by default runs/predict, then runs/predict2, ...")
     predict.set_defaults(run=_predict)
@@ -108,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", allow_abbrev=False, help="list the model names")
     models.set_defaults(run=_list_models)
     _add_weights_commands(commands)
+    add_data_commands(commands)
     return parser
 
 
@@ -224,7 +243,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
             if not images:
                 continue
             started = time.perf_counter()
-            found = predictor(list(images.values()))
+            found = predictor(list(images.values()), **_given_boxes(arguments.boxes, len(images)))
             milliseconds = 1000 * (time.perf_counter() - started) / len(images)
             for (index, image), poses in zip(images.items(), found, strict=True):
                 poses = poses.to("cpu")
@@ -271,16 +290,6 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def number_pictures(names: Sequence[str]) -> list[int]:
-    """COCO image ids: the file stems when all are different numbers, as COCO's own are, otherwise 1, 2, 3, ..."""
-    stems = [Path(name).stem for name in names]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(names) + 1))
-
-
 def _refuse_overwriting(sources: Sequence[InputPicture], out: Path, output_names: Sequence[str]) -> None:
     written = {(out / name).resolve() for name in output_names}
     for source in sources:
@@ -301,6 +310,23 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number
+
+
+def _given_boxes(boxes_xywh: Sequence[tuple[float, ...]] | None, pictures: int) -> dict:
+    """The boxes of the command line as the predictor's argument, the same for every picture; empty without any."""
+    if not boxes_xywh:
+        return {}
+    return {"boxes": [xywh_to_xyxy(np.array(boxes_xywh, np.float32))] * pictures}
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        raise argparse.ArgumentTypeError(f"expected x,y,width,height in pixels like 10,20,80,200, got {text!r}")
+    return box
 
 
 def _share(text: str) -> float:

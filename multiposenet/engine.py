@@ -82,6 +82,21 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_s
     return LambdaLR(optimizer, factor)
 
 
+def linear_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+    """Linear warm-up from a tenth of the rate, then a straight line down to nothing; stepped once a batch."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return 0.1 + 0.9 * step / warmup_steps
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return LambdaLR(optimizer, factor)
+
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+"""(optimizer, total steps, warm-up steps) -> a schedule that is stepped once a batch."""
+
+
 class _Losses(nn.Module):
     """The model and its losses as one module, the form in which DistributedDataParallel wants them."""
 

@@ -52,6 +52,13 @@ def flip_boxes(boxes: Array, width: int) -> Array:
     return _stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], boxes)
 
 
+def expand_boxes(boxes: Array, factor: float) -> Array:
+    """Boxes [..., 4] with both sides multiplied by a factor, about their centres; they may leave the picture."""
+    centres, halves = (boxes[..., :2] + boxes[..., 2:]) / 2, factor * (boxes[..., 2:] - boxes[..., :2]) / 2
+    low, high = centres - halves, centres + halves
+    return _stack([low[..., 0], low[..., 1], high[..., 0], high[..., 1]], boxes)
+
+
 def pairwise_iou(one: Tensor, other: Tensor) -> Tensor:
     """IoU [..., A, P] of boxes [..., A, 4] with boxes [..., P, 4]; 0 for boxes without area.
 

@@ -55,8 +55,7 @@ class KeypointLoss(nn.Module):
         labelled_cells = (~targets.ignore_mask).float()[:, None]
         keypoint_weight = labelled_cells * (1 + self.peak_weight * heatmaps) if self.peak_weight else labelled_cells
         # People without labelled keypoints still teach the mask; only people whose shape nobody drew do not.
-        unknown = torch.zeros_like(targets.ignore_mask) if targets.unknown_mask is None else targets.unknown_mask
-        mask_weight = (~unknown).float()[:, None]
+        mask_weight = (~targets.unknown).float()[:, None]
         drawn, cells = count_over_processes(mask_weight.sum()), count_over_processes(labelled_cells.sum())
         background = 1 - heatmaps.amax(dim=1, keepdim=True)
         k = heatmaps.shape[1]
@@ -144,12 +143,12 @@ class DetectionLoss(nn.Module):
         claims = claimed.any(-1)
         matched = torch.where(claims & ~is_person, claimed.float().argmax(-1), matched)
         is_person = is_person | claims
-        unlabelled = _covered_share(anchors, targets.ignore_mask, targets.stride) >= self.ignore_share
+        unlabelled = covered_share(anchors, targets.ignore_mask, targets.stride) >= self.ignore_share
         is_background = (best_iou < self.negative) & ~is_person & ~unlabelled
         return matched, is_person, is_person | is_background
 
 
-def _covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:
+def covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:
     """Share [N, A] of each anchor's part inside the picture that the mask [N, h, w] covers, by an integral image."""
     height, width = mask.shape[1:]
     integral = F.pad(mask.float().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(1)

@@ -1,4 +1,4 @@
-"""Picture in, poses out: the only place that knows how pictures become network input and poses come back."""
+"""Picture in, poses out: any kind of picture, and whatever it takes to find the people in it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import resources
 from itertools import repeat
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,20 +18,24 @@ from PIL import Image
 from torch import Tensor
 
 from multiposenet.data.pictures import load_picture
-from multiposenet.data.transforms import warp_image
-from multiposenet.decode.chain import View
-from multiposenet.geometry import CropWindow
+from multiposenet.inference.settings import RunnerSettings
 from multiposenet.inputs import fetch_picture, is_url
-from multiposenet.methods import METHODS, PoseMethod, build_method, with_decoding
-from multiposenet.models.fusion import fuse_batch_norm
-from multiposenet.structures import Detections, Poses
+from multiposenet.methods import METHODS, PoseMethod, build_method, ensemble, with_decoding
+from multiposenet.models.fusion import prepare_for_inference
+from multiposenet.structures import PersonBoxes, Poses
 
 DEFAULT_WEIGHTS = "multiposenet_lite.safetensors"
 """The weights that ship with the package, in ``multiposenet/assets``."""
 
-DEFAULT_IMAGE_SIZE = 480
-
 Picture = str | Path | Image.Image | np.ndarray | Tensor
+Boxes = np.ndarray | PersonBoxes
+
+
+class BoxFinder(Protocol):
+    """Finds people for methods that look at them one by one; every :class:`PosePredictor` is one."""
+
+    def find_boxes(self, pictures: Sequence[np.ndarray]) -> list[PersonBoxes]:
+        """Boxes of pictures [H, W, 3] uint8 RGB, each in its own pixels."""
 
 
 class PosePredictor:
@@ -38,14 +44,16 @@ class PosePredictor:
     Args:
         method: what to run.
         device: where; default: a GPU when there is one.
-        image_size: the long side of a picture is scaled to this many pixels; default: what the weights were trained
-            for, as their metadata says, else ``DEFAULT_IMAGE_SIZE``.
+        image_size: the long side of what the network sees, a picture or a person's crop, is scaled to this many
+            pixels; default: what the weights were trained for, as their metadata says, else the family's own.
         flip: average with the mirrored picture (twice the time).
         scales: run at these multiples of ``image_size`` and average; the first is the frame of reference.
         box_threshold, max_people: decoding limits; None keeps the method's.
-        batch_size: pictures per forward.
+        batch_size: pictures, or crops, per forward.
+        detector: who finds people where boxes are needed and not given.
 
-    ``timings`` accumulates seconds per stage (``prepare``, ``network``, ``decode``).
+    ``timings`` accumulates seconds per stage (``prepare``, ``network``, ``decode``; ``detect`` for the detector).
+    ``runner`` takes the pictures through the model.
     """
 
     def __init__(
@@ -58,36 +66,42 @@ class PosePredictor:
         box_threshold: float | None = None,
         max_people: int | None = None,
         batch_size: int = 8,
+        detector: BoxFinder | None = None,
     ) -> None:
         if image_size is None:
-            image_size = method.metadata.get("image_size", DEFAULT_IMAGE_SIZE)
+            image_size = method.metadata.get("image_size", method.family.default_image_size(method.decoder))
         if image_size < 32 or not scales or min(scales) <= 0:
             raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
         self.method = with_decoding(method, box_threshold, max_people)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = method.model.to(self.device, memory_format=torch.channels_last).eval()
-        self.image_size, self.flip, self.scales, self.batch_size = image_size, flip, tuple(scales), batch_size
+        self.image_size, self.batch_size = image_size, batch_size
         self.skeleton = method.skeleton
         self.name = method.name
         self.weights: str | None = None
         self.timings: dict[str, float] = defaultdict(float)
+        self.detector = detector
+        settings = RunnerSettings(self.device, image_size, flip, tuple(scales), batch_size, self._timed)
+        self.runner = method.family.runner(self.model, self.method.decoder, settings)
 
-    def __call__(self, images: Picture | Iterable[Picture], boxes: Iterable[np.ndarray] | None = None) -> list[Poses]:
+    def __call__(self, images: Picture | Iterable[Picture], boxes: Iterable[Boxes] | None = None) -> list[Poses]:
         """Poses of one or many pictures, one entry a picture, in each picture's own pixels.
 
         Args:
             images: a path, URL, PIL image, [H, W, 3] uint8 RGB array or [3, H, W] tensor (uint8, or float in
                 [0, 1]), or any number of these.
-            boxes: for every picture the people's boxes [P, 4], where they are known; they replace the detector's.
+            boxes: for every picture the people's boxes [P, 4], or ``PersonBoxes`` with scores, where they are known;
+                they replace the detector's.
 
         Raises:
-            FileNotFoundError, ValueError: a picture cannot be read; the message names it.
+            FileNotFoundError, ValueError: a picture cannot be read; the message names it. Or the method needs boxes,
+                and there are none and nobody to find them.
         """
         return list(self.stream([images] if isinstance(images, Picture) else images, boxes))
 
-    def stream(self, images: Iterable[Picture], boxes: Iterable[np.ndarray] | None = None) -> Iterator[Poses]:
+    def stream(self, images: Iterable[Picture], boxes: Iterable[Boxes] | None = None) -> Iterator[Poses]:
         """Poses of any number of pictures, in order; holds one batch of pictures at a time."""
-        batch: list[tuple[np.ndarray, np.ndarray | None]] = []
+        batch: list[tuple[np.ndarray, Boxes | None]] = []
         pairs = zip(images, repeat(None)) if boxes is None else zip(images, boxes, strict=True)
         for image, known in pairs:
             with self._timed("prepare"):
@@ -98,46 +112,24 @@ class PosePredictor:
         if batch:
             yield from self._predict(*zip(*batch, strict=True))
 
-    def _predict(self, pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None]) -> list[Poses]:
-        """Runs pictures together whose canvases agree at every scale: no result depends on its neighbours' shapes."""
-        canvases = [[CropWindow.letterbox(picture.shape[:2], size) for size in self._sizes] for picture in pictures]
-        windows = [own[0] for own in canvases]
-        groups: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-        for index, own in enumerate(canvases):
-            groups[tuple(window.size for window in own)].append(index)
-        results: dict[int, Poses] = {}
-        for indices in groups.values():
-            known = None
-            if boxes[indices[0]] is not None:
-                known = [windows[i].boxes_to_crop(np.asarray(boxes[i], np.float32).reshape(-1, 4)) for i in indices]
-            found = self._predict_canvas([pictures[i] for i in indices], known)
-            for index, poses in zip(indices, found, strict=True):
-                results[index] = _to_picture(poses, windows[index], pictures[index].shape[:2])
-        return [results[index] for index in range(len(pictures))]
+    def find_boxes(self, pictures: Sequence[np.ndarray]) -> list[PersonBoxes]:
+        """The people's boxes alone, of pictures [H, W, 3] uint8 RGB, each in its own pixels, best first."""
+        found: list[PersonBoxes] = []
+        for start in range(0, len(pictures), self.batch_size):
+            found += self.runner.boxes(pictures[start : start + self.batch_size])
+        return found
 
-    @property
-    def _sizes(self) -> list[int]:
-        """Long side of a picture at each scale."""
-        return [round(self.image_size * scale) for scale in self.scales]
-
-    @torch.inference_mode()
-    def _predict_canvas(self, pictures: list[np.ndarray], boxes: list[np.ndarray] | None) -> list[Poses]:
-        decoder = self.method.decoder
-        views = []
-        for size in self._sizes:
-            zoom = size / self._sizes[0]
-            with self._timed("prepare"):
-                images = torch.stack([letterbox_image(picture, size) for picture in pictures])
-                images = images.to(self.device).float().div_(255).contiguous(memory_format=torch.channels_last)
-            for mirrored in (False, True) if self.flip else (False,):
-                with self._timed("network"):
-                    outputs, _ = self.model(images.flip(-1) if mirrored else images)
-                views.append(View(outputs, zoom, mirrored))
-        with self._timed("decode"):
-            peaks, detections = decoder.detect(views[0].outputs) if len(views) == 1 else decoder.merge(views)
-            if boxes is not None:
-                detections = _known_detections(boxes, self.device)
-            return [poses.to("cpu") for poses in decoder.poses(peaks, detections, views[0].outputs.image_size)]
+    def _predict(self, pictures: Sequence[np.ndarray], boxes: Sequence[Boxes | None]) -> list[Poses]:
+        known = None if boxes[0] is None else [PersonBoxes.given(own) for own in boxes]
+        if known is None and self.method.family.needs_boxes:
+            if self.detector is None:
+                raise ValueError(
+                    f"{self.name} looks at people one by one and does not find them: give boxes for every picture, or "
+                    "a detector, e.g. detector=multiposenet.load()"
+                )
+            with self._timed("detect"):
+                known = self.detector.find_boxes(pictures)
+        return self.runner.poses(pictures, known)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -169,61 +161,63 @@ def to_array(image: Picture) -> np.ndarray:
     return load_picture(image)
 
 
-def letterbox_image(picture: np.ndarray, size: int) -> Tensor:
-    """[H, W, 3] uint8 -> [3, h, w] uint8 on ``CropWindow.letterbox``'s canvas, resampled and padded as in training."""
-    window = CropWindow.letterbox(picture.shape[:2], size)
-    return torch.from_numpy(np.array(warp_image(Image.fromarray(picture), window))).permute(2, 0, 1)
+class LoadedDetector:
+    """A detector that is loaded when it is first needed.
 
+    Args:
+        source, device: see :func:`load`.
+    """
 
-def _known_detections(boxes: list[np.ndarray], device: torch.device) -> Detections:
-    """Given boxes as detections of score 1, padded to the picture with most."""
-    most = max([1, *(len(own) for own in boxes)])
-    padded = torch.zeros(len(boxes), most, 4)
-    valid = torch.zeros(len(boxes), most, dtype=torch.bool)
-    for row, own in enumerate(boxes):
-        padded[row, : len(own)] = torch.from_numpy(own)
-        valid[row, : len(own)] = True
-    return Detections(padded, valid.float(), valid).to(device)
+    def __init__(self, source: str | Path | None, device: torch.device | str | None = None) -> None:
+        self.source, self.device = source, device
 
+    @cached_property
+    def predictor(self) -> PosePredictor:
+        """The detector itself."""
+        return load(self.source, self.device)
 
-def _to_picture(poses: Poses, window: CropWindow, image_size: tuple[int, int]) -> Poses:
-    return Poses(
-        keypoints=window.keypoints_to_image(poses.keypoints),
-        keypoint_scores=poses.keypoint_scores,
-        boxes=window.boxes_to_image(poses.boxes),
-        scores=poses.scores,
-        skeleton=poses.skeleton,
-        image_size=image_size,
-    )
+    def find_boxes(self, pictures: Sequence[np.ndarray]) -> list[PersonBoxes]:
+        """See :class:`BoxFinder`."""
+        return self.predictor.find_boxes(pictures)
 
 
 def load(
-    source: str | Path | None = None,
+    source: str | Path | Sequence[str | Path] | None = None,
     device: torch.device | str | None = None,
     model: str | None = None,
+    detector: BoxFinder | str | Path | None = None,
     **options,
 ) -> PosePredictor:
     """A ready predictor. Its model is made for inference: batch normalisation is folded into the convolutions.
 
     Args:
         source: a weights file, or a model's name (then with random weights, of use only for measuring);
-            None gives the weights that ship with the package.
+            None gives the weights that ship with the package. Several files are averaged.
         device: where to run; default: a GPU when there is one.
         model: the model's name, for weights files that do not say it.
+        detector: who finds the people for a model that does not: a predictor, or what :func:`load` makes one of; by
+            default the weights that ship with the package.
         options: arguments of :class:`PosePredictor`, e.g. ``image_size``, ``flip``, ``scales``.
 
     Raises:
-        FileNotFoundError, ValueError: see ``methods.build_method``.
+        FileNotFoundError, ValueError: see ``methods.build_method`` and ``methods.ensemble``.
     """
+    sources = [source] if source is None or isinstance(source, (str, Path)) else list(source)
+    methods, files = zip(*(_open(one, model) for one in sources), strict=True)
+    method = ensemble(methods)
+    prepare_for_inference(method.model.eval())  # this model is nobody else's
+    if detector is None or isinstance(detector, (str, Path)):
+        detector = LoadedDetector(detector, device)
+    predictor = PosePredictor(method, device, detector=detector, **options)
+    predictor.weights = ",".join(files) if all(files) else None
+    return predictor
+
+
+def _open(source: str | Path | None, model: str | None) -> tuple[PoseMethod, str | None]:
+    """A method, and the file its weights came from if there was one."""
     if source is None and model is None:
         with resources.as_file(resources.files("multiposenet") / "assets" / DEFAULT_WEIGHTS) as path:
-            method = build_method(weights=path)
-            source = path.name
-    elif source is None or str(source) in METHODS:
-        method, source = build_method(str(source or model)), None
-    else:
-        method = build_method(model, weights=source)
-    fuse_batch_norm(method.model.eval())  # this model is nobody else's
-    predictor = PosePredictor(method, device, **options)
-    predictor.weights = None if source is None else str(source)
-    return predictor
+            return build_method(weights=path), path.name
+    if source is None or str(source) in METHODS:
+        return build_method(str(source or model)), None
+    return build_method(model, weights=source), str(source)

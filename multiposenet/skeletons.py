@@ -218,7 +218,29 @@ HUMAN_ART = Skeleton.from_dict(
 COCO's sigmas; fingers and toes have that of the ankles, the convention of other toolboxes: nobody measured theirs.
 """
 
-SKELETONS = {"coco_person": COCO_PERSON, "crowdpose": CROWDPOSE, "human_art": HUMAN_ART}
+MPII = Skeleton.from_dict(
+    {
+        "name": "mpii",
+        "keypoints": [
+            "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+            "pelvis", "thorax", "upper_neck", "head_top",
+            "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+        ],
+        "flip_pairs": [
+            [f"left_{part}", f"right_{part}"] for part in ("ankle", "knee", "hip", "wrist", "elbow", "shoulder")
+        ],
+        "limbs": [
+            ["right_ankle", "right_knee"], ["right_knee", "right_hip"], ["right_hip", "pelvis"],
+            ["left_ankle", "left_knee"], ["left_knee", "left_hip"], ["left_hip", "pelvis"],
+            ["pelvis", "thorax"], ["thorax", "upper_neck"], ["upper_neck", "head_top"],
+            ["thorax", "right_shoulder"], ["right_shoulder", "right_elbow"], ["right_elbow", "right_wrist"],
+            ["thorax", "left_shoulder"], ["left_shoulder", "left_elbow"], ["left_elbow", "left_wrist"],
+        ],
+    }
+)  # fmt: skip
+"""The 16 keypoints of MPII Human Pose (http://human-pose.mpi-inf.mpg.de), which is scored by PCKh and has no sigmas."""
+
+SKELETONS = {"coco_person": COCO_PERSON, "crowdpose": CROWDPOSE, "human_art": HUMAN_ART, "mpii": MPII}
 
 
 def get_skeleton(source: str | Path | Skeleton) -> Skeleton:

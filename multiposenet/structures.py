@@ -89,6 +89,33 @@ class PersonLabels:
 
 
 @dataclass(frozen=True)
+class PersonBoxes:
+    """Where the people of one picture are, before their poses are known (NumPy; picture pixels).
+
+    Args:
+        boxes: [P, 4] float32, xyxy.
+        scores: [P] float32 in [0, 1]; 1 for boxes that are given.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check(self, boxes=("P", 4), scores=("P",))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def given(cls, boxes: PersonBoxes | np.ndarray | Tensor) -> PersonBoxes:
+        """Boxes [P, 4] that somebody is sure of, or what is such an object already."""
+        if isinstance(boxes, PersonBoxes):
+            return boxes
+        array = np.asarray(boxes, np.float32).reshape(-1, 4)
+        return cls(array, np.ones(len(array), np.float32))
+
+
+@dataclass(frozen=True)
 class Sample:
     """One annotated picture as a dataset gives it, before any augmentation (NumPy; picture pixels).
 
@@ -114,6 +141,11 @@ class Sample:
 
     def __post_init__(self) -> None:
         _check(self, image=("H", "W", 3), person_mask=("H", "W"), ignore_mask=("H", "W"), unknown_mask=("H", "W"))
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """``unknown_mask``, all False where there is none."""
+        return np.zeros_like(self.ignore_mask) if self.unknown_mask is None else self.unknown_mask
 
 
 @dataclass(frozen=True)
@@ -152,6 +184,11 @@ class PoseTargets(TensorFields):
             ignore_mask=("N", "h", "w"),
             unknown_mask=("N", "h", "w"),
         )
+
+    @property
+    def unknown(self) -> Tensor:
+        """``unknown_mask``, all False where there is none."""
+        return torch.zeros_like(self.ignore_mask) if self.unknown_mask is None else self.unknown_mask
 
 
 @dataclass(frozen=True)
@@ -201,6 +238,61 @@ class MultiPoseNetOutputs(TensorFields):
 
 
 @dataclass(frozen=True)
+class CropTargets(TensorFields):
+    """Labels of a batch of crops with one person each, as the losses take them (pixels of the crops).
+
+    Args:
+        keypoints: [N, K, 2] float; meaningless where visibility is 0.
+        visibility: [N, K] uint8; 0 not labelled or outside the crop, 1 hidden, 2 visible.
+    """
+
+    keypoints: Tensor
+    visibility: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, keypoints=("N", "K", 2), visibility=("N", "K"))
+
+
+@dataclass(frozen=True)
+class CropOutputs(TensorFields):
+    """Raw outputs of a network that looks at one person's crop.
+
+    Args:
+        stage_heatmaps: ``stage_heatmaps[i][j]`` [N, K, h, w]; stage i, level j from coarse to fine, all of one size.
+        image_size: (H, W) of the crops that went in.
+        peak_height: what a peak's height is meant to be.
+    """
+
+    stage_heatmaps: tuple[tuple[Tensor, ...], ...]
+    image_size: tuple[int, int]
+    peak_height: float = 1.0
+
+    @property
+    def heatmaps(self) -> Tensor:
+        """[N, K, h, w]; the last stage's finest level, the network's answer."""
+        return self.stage_heatmaps[-1][-1]
+
+    @property
+    def unit_heatmaps(self) -> Tensor:
+        """The answer with peaks of height 1."""
+        return self.heatmaps / self.peak_height
+
+
+@dataclass(frozen=True)
+class CropDistributions(CropOutputs):
+    """Raw outputs that are logits: a softmax over a map's cells says where its keypoint is.
+
+    Args:
+        peak_height: the largest share of a cell that a sure answer has, by the width of the labels.
+    """
+
+    @property
+    def unit_heatmaps(self) -> Tensor:
+        """The answer's distributions, such that a sure one has a peak of height 1."""
+        return self.heatmaps.flatten(2).softmax(-1).view_as(self.heatmaps) / self.peak_height
+
+
+@dataclass(frozen=True)
 class Detections(TensorFields):
     """Person boxes of a batch in image pixels, best first, padded to a common number of slots.
 
@@ -216,6 +308,25 @@ class Detections(TensorFields):
 
     def __post_init__(self) -> None:
         _check(self, boxes=("N", "P", 4), scores=("N", "P"), valid=("N", "P"))
+
+
+@dataclass(frozen=True)
+class RoiOutputs(TensorFields):
+    """Raw outputs of a network that finds people and looks for keypoints in their boxes.
+
+    Args:
+        heatmaps: [R, K, h, w] logits; a softmax over a map's cells says where the keypoint is. One row for every valid
+            slot of ``people``, picture after picture.
+        people: the boxes that the maps were made for.
+        image_size: (H, W) of the images that went in.
+    """
+
+    heatmaps: Tensor
+    people: Detections
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check(self, heatmaps=("R", "K", None, None))
 
 
 @dataclass(frozen=True)

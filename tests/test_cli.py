@@ -214,6 +214,27 @@ def test_flags_reach_the_predictor_and_those_left_out_keep_its_defaults(tmp_path
     assert load.predictor.options == {"batch_size": 8}
 
 
+def test_several_weights_and_a_detector_reach_the_predictor(tmp_path, load):
+    picture = str(write_picture(tmp_path / "a.png"))
+    assert cli.main(["predict", picture, "--weights", "a.pt,b.pt", "--detector", "d.pt"], load) == 0
+    assert load.predictor.weights == ["a.pt", "b.pt"]
+    assert load.predictor.options["detector"] == "d.pt"
+
+
+def test_boxes_of_the_command_line_are_those_of_every_picture(tmp_path, load, monkeypatch):
+    pictures = [str(write_picture(tmp_path / name)) for name in ("a.png", "b.png")]
+    seen = []
+
+    def call(self, images, boxes=None):
+        seen.append(boxes)
+        return [self.find(image) for image in images]
+
+    monkeypatch.setattr(FakePredictor, "__call__", call)
+    assert cli.main(["predict", *pictures, "--boxes", "10,20,30,40", "--boxes", "1,2,3,4"], load) == 0
+    expected = [[10, 20, 40, 60], [1, 2, 4, 6]]
+    assert [own.tolist() for own in seen[0]] == [expected, expected]
+
+
 @pytest.mark.parametrize("flag", ["--keypoint-threshold", "--score-threshold"])
 def test_the_thresholds_are_for_the_drawing_only(flag, tmp_path, load):
     picture = str(write_picture(tmp_path / "a.png"))
@@ -226,7 +247,10 @@ def test_the_thresholds_are_for_the_drawing_only(flag, tmp_path, load):
 
 @pytest.mark.parametrize(
     "flags",
-    ["--scales 0", "--scales one", "--batch-size 0", "--box-threshold 7", "--image-size x", "--batch 3", "--nonsense"],
+    [
+        *("--scales 0", "--scales one", "--batch-size 0", "--box-threshold 7", "--image-size x", "--batch 3"),
+        *("--nonsense", "--boxes 1,2,3", "--boxes 1,2,3,0"),
+    ],
 )
 def test_a_bad_flag_ends_with_status_two(flags, load, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -19,7 +19,7 @@ SCRIPTS += sorted(file for folder in ("prn_train", "evaluate", "datasets") for f
 LAYERS = {"data", "models", "decode"}
 """Siblings that meet only as types."""
 
-JOINTS = {"methods", "groupings", "predictor", "cli", "importers"}
+JOINTS = {"methods", "families", "inference", "groupings", "predictor", "cli", "importers"}
 """What may import from more than one of them."""
 
 
@@ -69,10 +69,10 @@ def test_data_models_and_decode_never_reach_each_other():
     assert offenders == set()
 
 
-def test_only_methods_and_what_uses_it_join_the_siblings():
+def test_only_families_and_what_uses_them_join_the_siblings():
     joining = {module for module in MODULES if len({layer(other) for other in imports(MODULES[module])} & LAYERS) > 1}
     assert {layer(module) for module in joining} <= JOINTS
-    assert "multiposenet.methods" in joining
+    assert "multiposenet.families.bottom_up" in joining
 
 
 def test_the_engine_knows_no_method_no_model_and_no_data():

@@ -51,7 +51,7 @@ def test_mirroring_a_built_in_skeleton_exchanges_left_and_right_names_and_keeps_
     other = {"left": "right", "right": "left"}
     for name, mirrored in zip(skeleton.keypoints, skeleton.flip_indices, strict=True):
         side, _, part = name.partition("_")
-        assert skeleton.keypoints[mirrored] == (f"{other[side]}_{part}" if part else name)
+        assert skeleton.keypoints[mirrored] == (f"{other[side]}_{part}" if side in other else name)
 
 
 @pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)

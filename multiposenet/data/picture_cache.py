@@ -77,10 +77,9 @@ class CachedSamples:
         return sample
 
     def _write(self, sample: Sample, path: Path) -> None:
-        unknown = np.zeros_like(sample.ignore_mask) if sample.unknown_mask is None else sample.unknown_mask
         arrays = {
             "image": sample.image,
-            "masks": np.stack([sample.person_mask, sample.ignore_mask, unknown]),
+            "masks": np.stack([sample.person_mask, sample.ignore_mask, sample.unknown]),
             "image_id": np.array([sample.image_id], np.int64),
             **{field.name: getattr(sample.labels, field.name) for field in dataclasses.fields(PersonLabels)},
         }
@@ -115,8 +114,7 @@ def shrink(sample: Sample, long_side: int | None) -> Sample:
     factors = (size[1] / width, size[0] / height)
     window = CropWindow(np.array([[factors[0], 0, 0], [0, factors[1], 0]], np.float64), size)
     labels = sample.labels
-    unknown = np.zeros_like(sample.ignore_mask) if sample.unknown_mask is None else sample.unknown_mask
-    masks = [torch.from_numpy(mask) for mask in (sample.person_mask, sample.ignore_mask, unknown)]
+    masks = [torch.from_numpy(mask) for mask in (sample.person_mask, sample.ignore_mask, sample.unknown)]
     person, ignore, unknown = (mask.numpy() for mask in warp_masks(masks, window))
     return dataclasses.replace(
         sample,

@@ -8,7 +8,8 @@ import torch
 from progress.bar import Bar
 
 from multiposenet.data.coco import CocoKeypoints
-from multiposenet.data.formats import COCO_FORMAT, CocoFormat
+from multiposenet.data.formats import COCO_FORMAT, FORMATS, CocoFormat
+from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels
@@ -16,6 +17,11 @@ from multiposenet.structures import PersonLabels
 SYNTHETIC = "synthetic"
 TRAIN_SEED, SELECTION_SEED, VALIDATION_SEED = 1, 10_000, 20_000
 """Seeds of the synthetic pictures to train on, to choose a checkpoint by, and to report on. They share no picture."""
+
+
+LAYOUTS = FORMATS | {MPII_FORMAT.name: MPII_FORMAT}
+"""What a folder's files can be, by name: COCO's format, as data sets use it, and MPII's own."""
+_READERS = {MPII_FORMAT.name: MpiiKeypoints}
 
 
 def open_dataset(
@@ -29,7 +35,7 @@ def open_dataset(
     with_keypoints: bool = False,
     layout: CocoFormat = COCO_FORMAT,
     label_cache: bool | str | Path = False,
-) -> CocoKeypoints | SyntheticPeople:
+) -> CocoKeypoints | MpiiKeypoints | SyntheticPeople:
     """The dataset that ``data`` names.
 
     Args:
@@ -38,7 +44,7 @@ def open_dataset(
         limit: only the first pictures.
         synthetic_count, synthetic_seed, people: for synthetic pictures.
         with_keypoints: for a folder, only pictures in which somebody has labelled keypoints.
-        layout: for a folder, how its files use COCO's format.
+        layout: for a folder, how its files are laid out, one of ``LAYOUTS`` or like them.
         label_cache: for a folder, see ``CocoKeypoints``.
 
     Raises:
@@ -49,7 +55,8 @@ def open_dataset(
         return SyntheticPeople(count, seed=synthetic_seed, people=people, skeleton=skeleton)
     if not Path(data).expanduser().is_dir():
         raise FileNotFoundError(f"no folder {data}; give {SYNTHETIC!r} or a folder with annotations/ and {split}/")
-    return CocoKeypoints(
+    reader = _READERS.get(layout.name, CocoKeypoints)
+    return reader(
         data, split, skeleton, limit=limit, with_keypoints=with_keypoints, layout=layout, label_cache=label_cache
     )
 

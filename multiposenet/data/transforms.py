@@ -41,8 +41,7 @@ def example_from_sample(sample: Sample) -> dict:
         ``name``: the picture's file name, ``image_id``: its COCO id.
     """
     labels = sample.labels
-    unknown = np.zeros_like(sample.ignore_mask) if sample.unknown_mask is None else sample.unknown_mask
-    masks = (sample.person_mask, sample.ignore_mask, unknown)
+    masks = (sample.person_mask, sample.ignore_mask, sample.unknown)
     return {
         "image": Image.fromarray(sample.image),
         **{key: tv_tensors.Mask(torch.from_numpy(mask)) for key, mask in zip(_MASKS, masks, strict=True)},
@@ -57,18 +56,21 @@ def example_from_sample(sample: Sample) -> dict:
     }
 
 
-def warp_image(image: Image.Image, window: CropWindow, fill: tuple[int, int, int] = PADDING_COLOUR) -> Image.Image:
+def warp_image(
+    image: Image.Image, window: CropWindow, fill: tuple[int, int, int] = PADDING_COLOUR, smooth: bool = True
+) -> Image.Image:
     """Resamples a picture once into a window: bilinear, averaged over whole blocks of pixels first when it shrinks.
 
     Args:
         image: PIL RGB image.
         window: from this picture to the crop.
         fill: RGB of crop pixels whose centre lies outside the picture.
+        smooth: False leaves out the averaging.
 
     Returns:
         PIL RGB image of the window's size.
     """
-    factor = max(1, int(1 / window.scale + 1e-6))
+    factor = max(1, int(1 / window.scale + 1e-6)) if smooth else 1
     inverse = window.inverse_matrix()
     if factor > 1:
         # Every block of factor x factor pixels becomes one pixel: continuous coordinates shrink by just that.
@@ -217,14 +219,14 @@ class RandomPersonCrop(v2.Transform):
         """Draws the window of one example."""
         width, height = example["image"].size
         low, high = math.log(self.scale[0]), math.log(self.scale[1])
-        scale = self.reference / max(height, width) * math.exp(_uniform(low, high))
-        angle = _uniform(-self.rotation, self.rotation)
-        mirror = _uniform(0, 1) < self.flip
+        scale = self.reference / max(height, width) * math.exp(uniform(low, high))
+        angle = uniform(-self.rotation, self.rotation)
+        mirror = uniform(0, 1) < self.flip
         half = self.size / 2 / scale
         offset = self.jitter * self.size / scale
         centre = []
         for position, side in zip(self._focus(example), (width, height), strict=True):
-            position = position + _uniform(-offset, offset)
+            position = position + uniform(-offset, offset)
             # Either the crop fits into the picture on this axis, or the picture into the crop.
             centre.append(min(max(position, min(half, side - half)), max(half, side - half)))
         return CropWindow.around(tuple(centre), scale, (self.size, self.size), angle=angle, mirror=mirror)
@@ -307,7 +309,8 @@ def training_transform(
     return v2.Compose([crop, random_colours()]) if colours else crop
 
 
-def _uniform(low: float, high: float) -> float:
+def uniform(low: float, high: float) -> float:
+    """A number between two, from torch's generator."""
     return low + (high - low) * float(torch.rand((), dtype=torch.float64))
 
 

@@ -13,9 +13,29 @@ from pathlib import Path
 from torch import Tensor
 
 from multiposenet.checkpoint import load_tensors
-from multiposenet.importers import limeng, prn_author, torchvision_resnet, torchvision_retinanet
+from multiposenet.importers import (
+    detectron2_head,
+    limeng,
+    megvii,
+    mmpose_cascades,
+    onestage_head,
+    prn_author,
+    torchvision_keypoint_rcnn,
+    torchvision_resnet,
+    torchvision_retinanet,
+)
 
-IMPORTERS = (limeng, prn_author, torchvision_retinanet, torchvision_resnet)
+IMPORTERS = (
+    limeng,
+    megvii,
+    mmpose_cascades,
+    onestage_head,
+    detectron2_head,
+    prn_author,
+    torchvision_keypoint_rcnn,
+    torchvision_retinanet,
+    torchvision_resnet,
+)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -39,6 +59,7 @@ def translate(tensors: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor
     """Any known project's tensors in our names, with metadata; see :func:`read_weights`."""
     if tensors and all(key.startswith("module.") for key in tensors):  # saved from a DataParallel wrapper
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    tensors = detectron2_head.head_alone(tensors)
     for importer in IMPORTERS:
         # Most, not all: of an incomplete file the importer can tell what is missing.
         if 2 * sum(key in tensors for key in importer.SIGNATURE) > len(importer.SIGNATURE):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock
 
 from multiposenet.checkpoint import load_tensors, match_tensors
+from multiposenet.models.recompute import recomputed
 
 
 class NarrowResNet(nn.Module):
@@ -152,21 +152,7 @@ class Backbone(nn.Module):
 
     def load_weights(self, name: str, weights: str | Path) -> None:
         """Loads ImageNet weights by torchvision's mechanism (``"imagenet"``) or from a file."""
-        if str(weights) == "imagenet":
-            published = BACKBONES[name].published
-            if published is None:
-                raise ValueError(f"there are no published ImageNet weights for backbone {name!r}; give a file or None")
-            try:
-                tensors = dict(published.get_state_dict(progress=True, check_hash=True))
-            except OSError as error:
-                raise RuntimeError(
-                    f"could not download {published.url} ({error}). Without a network, fetch that file elsewhere and "
-                    f"give its path instead of 'imagenet', or use random weights (None)"
-                ) from error
-        else:
-            tensors = load_tensors(weights)[0]
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(("fc.", "classifier.", "conv5."))}
+        tensors = imagenet_tensors(name, weights)
         match_tensors(self, tensors, source=str(weights))
         self.load_state_dict(tensors, strict=False)
 
@@ -174,14 +160,8 @@ class Backbone(nn.Module):
         """Normalised images [N, 3, H, W] -> [C2, C3, C4, C5] at strides 4, 8, 16, 32 (each side rounded up)."""
         features, outputs = images, []
         for stage in self.stages:
-            if self.recompute and self.training and torch.is_grad_enabled():
-                # The second computation must not move the running statistics of batch normalisation again.
-                features = checkpoint(
-                    self._run, stage, features, use_reentrant=False,
-                    context_fn=lambda: (nullcontext(), _fixed_statistics(self)),
-                )  # fmt: skip
-            else:
-                features = self._run(stage, features)
+            run = partial(self._run, stage)
+            features = recomputed(self, run, features) if self.recompute else run(features)
             outputs.append(features)
         return outputs
 
@@ -191,16 +171,30 @@ class Backbone(nn.Module):
         return features
 
 
-@contextmanager
-def _fixed_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch normalisation keeps its running statistics as they are, while this lasts."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-        layer.num_batches_tracked = layer.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for layer, (momentum, tracked) in zip(layers, before, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, tracked
+def imagenet_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
+    """A network's ImageNet weights without its classifier, under torchvision's names.
+
+    Args:
+        name: one of ``BACKBONES``.
+        weights: ``"imagenet"`` for torchvision's published ones, or the path of a torchvision state dict.
+
+    Raises:
+        ValueError: a network without published weights, or no weights file.
+        FileNotFoundError: no such file.
+        RuntimeError: the download failed; the message says where to put the file.
+    """
+    if str(weights) == "imagenet":
+        published = BACKBONES[name].published
+        if published is None:
+            raise ValueError(f"there are no published ImageNet weights for backbone {name!r}; give a file or None")
+        try:
+            tensors = dict(published.get_state_dict(progress=True, check_hash=True))
+        except OSError as error:
+            raise RuntimeError(
+                f"could not download {published.url} ({error}). Without a network, fetch that file elsewhere and "
+                f"give its path instead of 'imagenet', or use random weights (None)"
+            ) from error
+    else:
+        tensors = load_tensors(weights)[0]
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return {key: value for key, value in tensors.items() if not key.startswith(("fc.", "classifier.", "conv5."))}

@@ -31,3 +31,24 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
     return model
+
+
+def prepare_for_inference(model: nn.Module) -> nn.Module:
+    """Makes a model as fast as it gets without changing its answer, in place.
+
+    Batch normalisation is folded, and parts that have a method ``prepare_for_inference`` do what they know beyond it.
+
+    Args:
+        model: in evaluation mode.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    fuse_batch_norm(model)
+    for part in model.modules():
+        if hasattr(part, "prepare_for_inference"):
+            part.prepare_for_inference()
+    return model

@@ -5,11 +5,13 @@ peaks in a box's window are a set of tokens that attend to each other (Vaswani e
 is rounded and two peaks are never one blob. A token knows which other boxes its peak suits, and between layers it hears
 from the same peak's tokens in those boxes, so that a peak claimed twice counts. The answer is a residual too: what the
 network adds to the log-likelihood of a Gaussian prior; untrained it *is* the prior. Every pair is judged from both
-sides: which of the peaks is this person's nose, and which of the people's is this nose.
+sides: which of the peaks is this person's nose, and which of the people's is this nose. At last the network judges
+its own work: how similar to a true person (OKS) what it made of a box will be, which is what people are ranked by.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +27,7 @@ from multiposenet.candidates import (
     collect_candidates,
 )
 from multiposenet.distributed import count_over_processes
-from multiposenet.geometry import points_to_shares
+from multiposenet.geometry import points_to_shares, shares_to_points
 from multiposenet.prior import GaussianPrior
 from multiposenet.structures import Detections, Peaks
 
@@ -35,11 +37,14 @@ NONE_AT_START = -4.0
 SEEN_WEIGHT = 0.1
 """Weight of keypoints that have a peak in the loss of positions: where one has a peak nobody asks for the position."""
 
+TAKEN = 0.1
+"""Chance from which on a peak is preferred to the expected place, when people are judged."""
+
 FARTHEST_SHARE = 1.0
 """Positions are learnt up to this many box sides outside the box."""
 
-BOXES_ALIKE = 32
-"""Boxes in one table of attention."""
+STEP = 16
+"""Rows of a box in a table of attention are a multiple of this: whole vectors of single-precision numbers."""
 
 
 class SetAssignment(nn.Module):
@@ -88,7 +93,8 @@ class SetAssignment(nn.Module):
         self.describe_person = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 3 * num_keypoints)
         )
-        for head in (self.score_token[-1], self.describe_person[-1]):
+        self.judge_person = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        for head in (self.score_token[-1], self.describe_person[-1], self.judge_person[-1]):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -115,18 +121,19 @@ class SetAssignment(nn.Module):
         boxes = len(found.box_features)
         tokens = self.embed_token(found.features) + self.embed_keypoint(found.keypoint)
         x = torch.cat([self.embed_box(found.box_features), tokens])  # [B + S, width]
-        layout, rivals = lay_out(found), _after_boxes(found.rivals, boxes)
+        layout, rivals = lay_out(found), _rows_of_rivals(found.rivals, boxes)
         for layer, attend in enumerate(self.among_tokens):
             x = attend(x, layout)
             if layer < len(self.among_boxes):
                 x = self.among_boxes[layer](x, rivals)
 
         person = self.describe_person(x[:boxes]).view(-1, self.num_keypoints, 3)
-        chosen, claimed = (found.to_table(part) for part in self.score_token(x[boxes:]).unbind(-1))
+        chosen, claimed = found.to_tables(self.score_token(x[boxes:]).T)
         logits = torch.cat([found.fit + chosen, person[..., :1] + NONE_AT_START], dim=-1)
         log_claims, log_nobody = self._claims(found, found.fit + claimed)
         positions = self.prior.mean + person[..., 1:]
-        return CandidateScores(found, logits.log_softmax(-1), log_claims, log_nobody, positions)
+        person_logits = self.judge_person(x[:boxes])[:, 0]
+        return CandidateScores(found, logits.log_softmax(-1), log_claims, log_nobody, positions, person_logits)
 
     def _claims(self, found: Candidates, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K, T] normalised over the boxes that have the same peak, and "nobody"."""
@@ -140,7 +147,15 @@ class SetAssignment(nn.Module):
         return claims, log_claims[-1].view(n, self.num_keypoints, max_peaks)
 
     def loss(
-        self, peaks: Peaks, detections: Detections, answer: Tensor, truth: Tensor, labelled: Tensor, weight: Tensor
+        self,
+        peaks: Peaks,
+        detections: Detections,
+        answer: Tensor,
+        truth: Tensor,
+        labelled: Tensor,
+        weight: Tensor,
+        spread: Tensor,
+        somebody: Tensor,
     ) -> dict[str, Tensor]:
         """Cross-entropy of each keypoint's choice among peaks and of each peak's among boxes; error of positions.
 
@@ -150,11 +165,14 @@ class SetAssignment(nn.Module):
             truth: [N, P, K, 2] image pixels, where the keypoints really are.
             labelled: [N, P, K] bool, where ``truth`` means something.
             weight: [N, P, K], of each choice; 0 leaves it out.
+            spread: [N, P, K], squared pixels at which OKS counts a keypoint as similar by 1 / e: 8 area sigma^2.
+            somebody: [N, P] bool, whether a box is anybody's.
 
         Returns:
             ``choice``: of a keypoint, among its candidates and "none of these"; ``claim``: of a peak that lies in some
             window, among the boxes and "nobody"; ``position``: L1 distance in box sides, mostly of keypoints without a
-            peak. Means; 0 when there is nothing to learn from.
+            peak; ``judgement``: cross-entropy of the similarity expected of each person and the one reached. Means; 0
+            when there is nothing to learn from.
         """
         scores = self.forward(peaks, detections)
         found = scores.candidates
@@ -177,11 +195,31 @@ class SetAssignment(nn.Module):
         shares = points_to_shares(truth[at], boxes[:, None]).clamp(-FARTHEST_SHARE, 1 + FARTHEST_SHARE)
         distance = (scores.positions - shares).abs().sum(-1)
         needed = torch.where(there, SEEN_WEIGHT, 1.0) * labelled[at]
+        reached = self._similarity(scores, peaks, boxes, truth[at], spread[at], labelled[at])
+        # Of a true person without any labelled keypoint nobody knows how similar it came out.
+        judged = labelled[at].any(-1) | ~somebody[at]
+        judgement = F.binary_cross_entropy_with_logits(scores.person_logits, reached, reduction="none")
         return {
             "choice": (entropy * weight[at]).sum() / count_over_processes(weight[at].sum()),
             "claim": claim / count_over_processes(in_window.sum()),
             "position": torch.where(needed > 0, distance * needed, 0.0).sum() / count_over_processes(needed.sum()),
+            "judgement": torch.where(judged, judgement, 0.0).sum() / count_over_processes(judged.sum()),
         }
+
+    @torch.no_grad()
+    def _similarity(
+        self, scores: CandidateScores, peaks: Peaks, boxes: Tensor, truth: Tensor, spread: Tensor, labelled: Tensor
+    ) -> Tensor:
+        """OKS [B] of what the scores make of each box, taken by itself; 0 where no keypoint is labelled."""
+        found = scores.candidates
+        points = shares_to_points(scores.positions, boxes[:, None])
+        if found.peak.shape[2]:
+            chance, best = scores.chances.max(-1)
+            peak = found.peak.gather(-1, best[..., None])
+            own = peaks.xy[found.picture].gather(2, peak[..., None].expand(-1, -1, -1, 2))[:, :, 0]
+            points = torch.where((chance >= TAKEN)[..., None], own, points)
+        similar = torch.exp(-(points - truth).square().sum(-1) / spread.clamp(min=1e-6))
+        return (similar * labelled).sum(-1) / labelled.sum(-1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -192,45 +230,46 @@ class Layout:
     but attention itself works on the rows.
 
     Args:
-        tables: (rows [b, l] long, heard [b, l] bool) of every table; what is not heard is padding or not valid.
-        back: [B + S] long, each row's place in the flattened tables, one after the other.
+        shapes: (b, l) of every table, boxes and rows of a box.
+        rows: long, the row in each place of the flattened tables, one after the other; any row where there is none.
+        heard: bool, the same places; False is padding or not valid.
+        back: [B + S] long, each row's place.
     """
 
-    tables: tuple[tuple[Tensor, Tensor], ...]
+    shapes: tuple[tuple[int, int], ...]
+    rows: Tensor
+    heard: Tensor
     back: Tensor
 
 
 def lay_out(found: Candidates) -> Layout:
-    """Each box's own row, then its tokens', in tables of boxes of similar length."""
+    """Each box's own row, then its tokens', in one table for every multiple of ``STEP`` rows."""
     count, boxes, tokens = found.count, len(found.box_features), len(found.row)
     device = count.device
-    first = boxes + count.cumsum(0) - count
+    steps = count // STEP + 1  # a box's own row included
     if found.packed:
-        order = count.argsort()
-        parts = order.split(BOXES_ALIKE)
-        lengths = [int(length) for length in count[order[BOXES_ALIKE - 1 :: BOXES_ALIKE]].tolist()]
-        lengths += [int(count.max())] if boxes % BOXES_ALIKE else []
+        order = steps.argsort()
+        of_steps = steps.bincount().tolist()
+        shapes = tuple((number, size * STEP) for size, number in enumerate(of_steps) if number)
+        padded = steps[order] * STEP
+        start = torch.empty_like(order).scatter(0, order, padded.cumsum(0) - padded)
     else:
-        parts, lengths = (torch.arange(boxes, device=device),), [tokens // max(1, boxes)]
-    valid = F.pad(found.valid, (boxes, 0), value=True)
-    tables, start = [], 0
-    back = torch.zeros(boxes + tokens + 1, dtype=torch.long, device=device)
-    for part, length in zip(parts, lengths, strict=True) if boxes else ():
-        number = torch.arange(length, device=device)
-        inside = F.pad(number < count[part, None], (1, 0), value=True)
-        rows = torch.cat([part[:, None], first[part, None] + number], dim=1)
-        places = start + torch.arange(rows.numel(), device=device).view(rows.shape)
-        # Padding writes to a place that nobody reads.
-        back[torch.where(inside, rows, boxes + tokens)] = places
-        rows = torch.where(inside, rows, 0)
-        tables.append((rows, inside & valid[rows]))
-        start += rows.numel()
-    return Layout(tuple(tables), back[:-1])
+        length = (tokens // max(1, boxes) // STEP + 1) * STEP
+        shapes = ((boxes, length),) if boxes else ()
+        start = torch.arange(boxes, device=device) * length
+    first = count.cumsum(0) - count  # token of each box
+    number = torch.arange(boxes + tokens, device=device)
+    back = torch.cat([start, (start + 1 - first).index_select(0, found.row) + number[:tokens]])
+    places = sum(number * length for number, length in shapes)
+    rows = number.new_zeros(places).index_copy(0, back, number)
+    heard = found.valid.new_zeros(places).index_copy(0, back, F.pad(found.valid, (boxes, 0), value=True))
+    return Layout(shapes, rows, heard, back)
 
 
-def _after_boxes(rivals: Tensor, boxes: int) -> Tensor:
-    """Tokens' rivals [S, R] as rows [B + S, R]: boxes, which have none, come first."""
-    return F.pad(torch.where(rivals >= 0, rivals + boxes, -1), (0, 0, boxes, 0), value=-1)
+def _rows_of_rivals(rivals: Tensor, boxes: int) -> Tensor:
+    """Tokens' rivals [S, R] as rows [R, B + S]; B + S is none. Boxes, which have none, come first."""
+    nobody = boxes + len(rivals)
+    return F.pad(torch.where(rivals >= 0, rivals + boxes, nobody).T, (boxes, 0), value=nobody)
 
 
 class AmongTokens(nn.Module):
@@ -248,16 +287,18 @@ class AmongTokens(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x: [B + S, width], boxes first; the same shape comes out."""
-        asked = self.ask(self.norm(x))
-        tables = [self._attend(asked, rows, heard) for rows, heard in layout.tables]
-        mixed = torch.cat([asked.new_zeros(0, x.shape[1]), *tables]).index_select(0, layout.back)
-        x = x + self.answer(mixed)
+        asked = self.ask(self.norm(x)).index_select(0, layout.rows)
+        sizes = [boxes * length for boxes, length in layout.shapes]
+        mixed = [
+            self._attend(table, heard.view(shape))
+            for table, heard, shape in zip(asked.split(sizes), layout.heard.split(sizes), layout.shapes, strict=True)
+        ]
+        x = x + self.answer(torch.cat([asked[:0, : x.shape[1]], *mixed]).index_select(0, layout.back))
         return x + self.perceptron(x)
 
-    def _attend(self, asked: Tensor, rows: Tensor, heard: Tensor) -> Tensor:
-        """[b x l, width] of one table."""
-        width = asked.shape[1] // (3 * self.heads)
-        table = asked.index_select(0, rows.flatten()).view(*rows.shape, 3, self.heads, width)
+    def _attend(self, asked: Tensor, heard: Tensor) -> Tensor:
+        """asked [b x l, 3 x width] of one table, heard [b, l]; gives [b x l, width]."""
+        table = asked.view(*heard.shape, 3, self.heads, -1)
         queries, keys, values = table.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=heard[:, None, None])
         return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -274,9 +315,8 @@ class AmongBoxes(nn.Module):
         self.answer = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rivals: Tensor) -> Tensor:
-        """x: [B + S, width]; rivals: [B + S, R] long, rows of x, -1 for none."""
+        """x: [B + S, width]; rivals: [R, B + S] long, rows of x, B + S for none."""
         asked = self.norm(x)
         messages = F.pad(self.message(asked).relu(), (0, 0, 0, 1))  # the last row says nothing
-        heard = torch.where(rivals >= 0, rivals, len(x)).flatten()
-        messages = messages.index_select(0, heard).view(*rivals.shape, x.shape[1]).amax(1)
-        return x + self.answer(F.gelu(self.own(asked) + messages))
+        loudest = functools.reduce(torch.maximum, (messages.index_select(0, rival) for rival in rivals))
+        return x + self.answer(F.gelu(self.own(asked) + loudest))

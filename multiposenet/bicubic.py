@@ -1,0 +1,228 @@
+"""The highest pixel of maps enlarged by bicubic interpolation, found without enlarging them.
+
+Between four neighbouring nodes of a map the interpolation is one bicubic polynomial, and a polynomial in Bernstein form
+never exceeds its largest control point. The control points lie around the nodes, so that a few additions over whole
+maps bound what can be reached near every node. Pixels are computed only in the few cells between nodes whose bound
+reaches the best pixel known. The result is the exact maximum, however the map looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SHARPNESS = -0.75
+"""Parameter of Keys' cubic kernel (IEEE Trans. ASSP 29, 1981) in PyTorch's interpolation."""
+
+THIRD = -SHARPNESS / 3
+"""Slope at a node per difference of its neighbours, times a third of a cell: how far control points lie from it."""
+
+ROUNDING = 1e-5
+"""How much of a map's largest magnitude sums in single precision may be wrong by; what bounds must reach is lowered."""
+
+PROMISING = 8
+"""Lines of a map whose highest nodes are tried first, for a value that the others must reach."""
+
+NODES_AT_ONCE = 131_072
+"""Nodes bounded in one go, so that the intermediate results stay in the processor's cache."""
+
+PIXELS_AT_ONCE = 1 << 22
+"""Pixels computed in one go: maps without a clear maximum must not take more memory than there is."""
+
+MARGIN = 2
+"""Nodes that are repeated beyond a map's border, as far as the interpolation looks."""
+
+
+def find_bicubic_maxima(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest pixel of every map, resized as ``F.interpolate(mode="bicubic", align_corners=False)`` does.
+
+    Args:
+        maps: [R, K, h, w] float.
+        sizes: [R, 2] long, (height, width) to which the maps of row r are resized; at least 1.
+
+    Returns:
+        pixels [R, K, 2] long, (x, y) in the resized map, and values [R, K]. Of equal pixels the first in reading order.
+    """
+    k, height, width = maps.shape[1:]
+    if maps.numel() == 0:
+        return sizes.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
+    rows, columns = _Axis.of(sizes[:, 0], height, maps.dtype), _Axis.of(sizes[:, 1], width, maps.dtype)
+    grid = _Grid(F.pad(maps.flatten(0, 1), (MARGIN,) * 4, mode="replicate"), k, rows, columns)
+    of_map, cell_y, cell_x = grid.candidates()
+    values, pixels = grid.best_pixels(of_map, cell_y, cell_x)
+
+    best = values.new_full((len(grid.nodes),), -torch.inf).scatter_reduce_(0, of_map, values, "amax")
+    after_all = int(sizes.prod(1).max())
+    pixels = torch.where(values == best[of_map], pixels, after_all)
+    first = pixels.new_full(best.shape, after_all).scatter_reduce_(0, of_map, pixels, "amin").view(-1, k)
+    across = sizes[:, 1:]
+    return torch.stack([first % across, first // across], dim=-1), best.view(-1, k)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where the pixels of resized maps lie among the nodes along one axis.
+
+    Args:
+        counts: [R] pixels.
+        cells: [R, n], the cell between nodes that each pixel lies in; cell 0 lies before the first node. The n of the
+            longest map; what is beyond a shorter one lies after all cells.
+        weights: [R, n, 4], of the four nodes around every pixel.
+        first: [R, cells + 1], the first pixel of each cell.
+    """
+
+    counts: Tensor
+    cells: Tensor
+    weights: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, counts: Tensor, nodes: int, dtype: torch.dtype) -> _Axis:
+        """The axis of ``counts`` [R] pixels over a number of nodes."""
+        pixels = torch.arange(int(counts.max()), device=counts.device)
+        positions = (nodes / counts.to(dtype))[:, None] * (pixels + 0.5) - 0.5
+        before = positions.floor()
+        cells = torch.where(pixels < counts[:, None], before.long() + 1, nodes + 1)
+        edges = torch.arange(nodes + 2, device=counts.device).expand(len(counts), -1).contiguous()
+        return cls(counts, cells, _cubic_weights(positions - before), torch.searchsorted(cells, edges))
+
+    @property
+    def most(self) -> int:
+        """The most pixels in a cell."""
+        return int((self.first[:, 1:] - self.first[:, :-1]).max())
+
+    def nearest(self, row: Tensor, node: Tensor) -> Tensor:
+        """The pixels nearest to nodes, of rows that broadcast against them."""
+        counts, nodes = self.counts[row], self.first.shape[1] - 2
+        pixels = ((node + 0.5) * counts / nodes).long()
+        return torch.minimum(pixels, counts - 1)
+
+    def filled(self, row: Tensor, cell: Tensor) -> Tensor:
+        """Whether there are pixels in cells [C] of rows [C]."""
+        return self.first[row, cell + 1] > self.first[row, cell]
+
+    def pixels(self, row: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [C, most] of cells [C] of rows [C], and which of them exist."""
+        pixels = self.first[row, cell][:, None] + torch.arange(self.most, device=row.device)
+        inside = pixels < self.first[row, cell + 1][:, None]
+        return pixels.clamp(max=self.cells.shape[1] - 1), inside
+
+
+def _cubic_weights(fraction: Tensor) -> Tensor:
+    """Keys' weights [..., 4] of the nodes at -1, 0, 1 and 2 for positions [...] in [0, 1]."""
+    a = SHARPNESS
+
+    def near(x: Tensor) -> Tensor:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return torch.stack([far(fraction + 1), near(fraction), near(1 - fraction), far(2 - fraction)], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Maps of R rows with K maps each, and the pixels between their nodes.
+
+    Args:
+        nodes: [R * K, h + 4, w + 4], with the margin.
+        k: maps a row.
+        rows, columns: where pixels lie.
+    """
+
+    nodes: Tensor
+    k: int
+    rows: _Axis
+    columns: _Axis
+
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps [C] and, there, the cells (y [C], x [C]) in which the highest pixel can be."""
+        step = max(1, NODES_AT_ONCE // self.nodes[0].numel())
+        found = []
+        for start in range(0, len(self.nodes), step):
+            part = torch.arange(start, min(start + step, len(self.nodes)), device=self.nodes.device)
+            nodes = self.nodes[start : start + step]
+            inner = nodes[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+            low, high = nodes.flatten(1).aminmax(dim=1)
+            reached = self._reached(part, inner) - ROUNDING * torch.maximum(high, -low)
+            own, y, x = (_reachable(nodes) >= reached[:, None, None]).nonzero(as_tuple=True)
+            found.append(self._cells_around(part[own], y, x, reached[own]))
+        return tuple(torch.cat(values) for values in zip(*found, strict=True))
+
+    def best_pixels(self, of_map: Tensor, cell_y: Tensor, cell_x: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest pixel of each cell: values [C], and numbers [C] of the pixels in reading order of the map."""
+        step = max(1, PIXELS_AT_ONCE // (self.rows.most * self.columns.most))
+        split = zip(*(values.split(step) for values in (of_map, cell_y, cell_x)), strict=True)
+        values, pixels = zip(*(self._best_pixels(*part) for part in split), strict=True)
+        return torch.cat(values), torch.cat(pixels)
+
+    def _best_pixels(self, of_map: Tensor, cell_y: Tensor, cell_x: Tensor) -> tuple[Tensor, Tensor]:
+        row = of_map // self.k
+        y, inside_y = self.rows.pixels(row, cell_y)
+        x, inside_x = self.columns.pixels(row, cell_x)
+        weights_y, weights_x = self.rows.weights[row[:, None], y], self.columns.weights[row[:, None], x]
+        heights = weights_y @ (self._patches(of_map, cell_y, cell_x) @ weights_x.mT)
+        heights = heights.masked_fill(~(inside_y[:, :, None] & inside_x[:, None, :]), -torch.inf)
+        values, best = heights.flatten(1).max(1)
+        best_y = y.gather(1, (best // x.shape[1])[:, None])[:, 0]
+        best_x = x.gather(1, (best % x.shape[1])[:, None])[:, 0]
+        return values, best_y * self.columns.counts[row] + best_x
+
+    def _reached(self, part: Tensor, inner: Tensor) -> Tensor:
+        """A value [B] that some pixel of each map has: of those nearest to the highest nodes of the best lines."""
+        lines = inner.amax(2).topk(min(PROMISING, inner.shape[1]), dim=1).indices
+        columns = inner.gather(1, lines[..., None].expand(-1, -1, inner.shape[2])).argmax(2)
+        of_map = part.repeat_interleave(lines.shape[1])
+        row = of_map // self.k
+        y, x = self.rows.nearest(row, lines.flatten()), self.columns.nearest(row, columns.flatten())
+        patches = self._patches(of_map, self.rows.cells[row, y], self.columns.cells[row, x])
+        weights = self.rows.weights[row, y][:, :, None] * self.columns.weights[row, x][:, None, :]
+        return (patches * weights).sum((1, 2)).view(lines.shape).amax(1)
+
+    def _cells_around(self, of_map: Tensor, y: Tensor, x: Tensor, reached: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the four cells around nodes those, each once, that have pixels and may reach what is asked."""
+        around = self._window(of_map, y + 1, x + 1, size=3)
+        middle = around[:, 1, 1]
+        across, down = THIRD * (around[:, 1, 2] - around[:, 1, 0]), THIRD * (around[:, 2, 1] - around[:, 0, 1])
+        both = THIRD**2 * (around[:, 2, 2] - around[:, 2, 0] - around[:, 0, 2] + around[:, 0, 0])
+        found = []
+        for side_y, side_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            along_y, along_x = (2 * side_y - 1) * down, (2 * side_x - 1) * across
+            corner = along_y + along_x + (2 * side_y - 1) * (2 * side_x - 1) * both
+            largest = middle + torch.stack([along_y, along_x, corner]).amax(0).clamp(min=0)
+            own = (largest >= reached).nonzero()[:, 0]
+            found.append(torch.stack([of_map[own], y[own] + side_y, x[own] + side_x]))
+        of_map, y, x = torch.cat(found, dim=1).unique(dim=1)
+        filled = self.rows.filled(of_map // self.k, y) & self.columns.filled(of_map // self.k, x)
+        return of_map[filled], y[filled], x[filled]
+
+    def _patches(self, of_map: Tensor, cell_y: Tensor, cell_x: Tensor) -> Tensor:
+        """The nodes [C, 4, 4] around cells."""
+        return self._window(of_map, cell_y, cell_x, size=4)
+
+    def _window(self, of_map: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
+        """Nodes [C, size, size] from a corner on, which is counted from the margin's."""
+        height, width = self.nodes.shape[1:]
+        steps = torch.arange(size, device=self.nodes.device)
+        corner = (of_map * height + y) * width + x
+        return self.nodes.flatten()[corner[:, None, None] + steps[:, None] * width + steps]
+
+
+def _reachable(nodes: Tensor) -> Tensor:
+    """Bounds [B, h, w] of the interpolation in the cells around every node of maps with margins [B, h + 4, w + 4].
+
+    The largest possible control point: the node's value carried along both slopes and the twist. Nodes are taken as one
+    long line, in which neighbours are shifts; that is quick, and wrong in the margin alone.
+    """
+    height, width = nodes.shape[1:]
+    line = nodes.flatten(1)
+    across = line[:, 2:] - line[:, :-2]
+    both = across[:, 2 * width :] - across[:, : -2 * width]
+    slopes = (line[:, 2 * width + 1 : -1] - line[:, 1 : -2 * width - 1]).abs_()
+    slopes = slopes.add_(across[:, width:-width].abs_()).add_(both.abs_(), alpha=THIRD)
+    bounds = torch.add(line[:, width + 1 : -width - 1], slopes, alpha=THIRD)
+    return F.pad(bounds, (1, 1)).view(-1, height - 2, width)[:, 1:-1, MARGIN:-MARGIN]

@@ -1,0 +1,146 @@
+"""Networks that find people and look into their boxes: Keypoint R-CNN and the One-Stage one (arXiv 2301.04842)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import Dataset
+from torchvision.ops import MultiScaleRoIAlign
+
+from multiposenet.data.transforms import Letterbox, training_transform
+from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
+from multiposenet.decode.rois import RoiDecoder
+from multiposenet.families.family import Family, Task, Teaching, TrainingView, choose
+from multiposenet.importers.torchvision_keypoint_rcnn import PUBLISHED, fetch_published, seed
+from multiposenet.inference.roi_pictures import RoiPictures
+from multiposenet.models.backbones import Backbone
+from multiposenet.models.keypoint_rcnn import (
+    CHANNELS,
+    ExpandedBoxPool,
+    KeypointHead,
+    KeypointRCNN,
+    OneStageKeypointHead,
+)
+from multiposenet.models.keypoint_rcnn_detection import LEVELS, DetectorRule
+from multiposenet.models.keypoint_rcnn_heads import POOLED_SIZE
+from multiposenet.models.keypoint_rcnn_pooling import EXPANSION
+from multiposenet.models.norms import NORMS, replace_norms
+from multiposenet.roi_heatmaps import RoiCodec
+from multiposenet.skeletons import Skeleton
+
+PIXEL_CENTRES = {"usual": 0.5, "legacy": 0.0}
+"""Where on a pixel its index lies; ``legacy`` is torchvision's convention."""
+
+
+def build_keypoint_rcnn(
+    skeleton: Skeleton,
+    backbone: str,
+    pool: nn.Module,
+    head: Callable[..., nn.Module],
+    expansion: float = 1.0,
+    backbone_weights: str | None = None,
+    warm_start: str | Path | None = None,
+    norm: str = "frozen",
+    pixel_rule: str = "usual",
+    proposals: tuple[int, int] = (2000, 1000),
+    anchor_batch: int = 256,
+    box_batch: int = 512,
+    keypoint_boxes: int | None = None,
+    score_threshold: float = 0.05,
+    max_people: int = 100,
+    rescored: bool = False,
+    refined: bool = False,
+    oks_nms: float | None = None,
+) -> tuple[KeypointRCNN, RoiDecoder]:
+    """A detector with a keypoint head.
+
+    Args:
+        backbone, backbone_weights: see ``models.backbones.Backbone``.
+        pool: pools the keypoint head's features.
+        head: (number of keypoints) -> keypoint head.
+        expansion: of boxes, for heatmaps.
+        warm_start: a Keypoint R-CNN of torchvision's to start from, a file or ``"torchvision"``, see
+            ``importers.torchvision_keypoint_rcnn.seed``.
+        norm: of the backbone, a key of ``NORMS``: ``"frozen"`` for weights that were trained before, ``"group"`` from
+            scratch.
+        pixel_rule: a key of ``PIXEL_CENTRES``.
+        proposals, anchor_batch, box_batch, score_threshold, max_people: see ``DetectorRule``.
+        keypoint_boxes: see ``models.keypoint_rcnn.KeypointRCNN``.
+        rescored, oks_nms: see ``decode.rois.RoiDecoder``.
+        refined: see ``roi_heatmaps.RoiCodec``.
+
+    Raises:
+        ValueError: an unknown name, or ``backbone_weights`` for a normalisation that they were not made with.
+    """
+    if backbone_weights is not None and norm == "group":
+        raise ValueError("backbone_weights were trained with batch normalisation: take norm='frozen' or 'batch'")
+    codec = RoiCodec(expansion, choose("pixel_rule", pixel_rule, PIXEL_CENTRES), refined)
+    rule = DetectorRule(tuple(proposals), anchor_batch, box_batch, score_threshold, max_people=max_people)
+    stages = Backbone(backbone, backbone_weights)
+    replace_norms(stages, choose("norm", norm, NORMS))
+    model = KeypointRCNN(stages, pool, head(skeleton.num_keypoints, CHANNELS), codec, rule, keypoint_boxes)
+    if warm_start is not None:
+        seed(model, warm_start)
+    return model, RoiDecoder(skeleton, codec, rescored, oks_nms)
+
+
+def keypoint_rcnn_resnet50(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
+    """torchvision's ``keypointrcnn_resnet50_fpn``: 59.1 M parameters."""
+    pool = MultiScaleRoIAlign(list(LEVELS), POOLED_SIZE, sampling_ratio=2)
+    return build_keypoint_rcnn(skeleton, **{"backbone": "resnet50", "pool": pool, "head": KeypointHead} | options)
+
+
+def build_onestage(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
+    """The One-Stage network: enlarged boxes pooled from P2, Global Context Modules in the head."""
+    own = {"pool": ExpandedBoxPool(), "head": OneStageKeypointHead, "expansion": EXPANSION}
+    return build_keypoint_rcnn(skeleton, **own | options)
+
+
+def onestage_resnet50(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
+    """One-Stage on ResNet-50: 66.8 M parameters, 25.5 M of them the keypoint head."""
+    return build_onestage(skeleton, **{"backbone": "resnet50"} | options)
+
+
+def onestage_resnet101(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
+    """One-Stage on ResNet-101: 85.7 M parameters."""
+    return build_onestage(skeleton, **{"backbone": "resnet101"} | options)
+
+
+JOINT = Task("joint", lambda model, batch: model(batch.images, batch.targets, find=False)[1])
+
+
+def _examples(source: SampleSource, decoder: RoiDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
+    """Pictures of a random size that fit whole into the crop, unless the view says otherwise."""
+    if not view.augment:
+        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton))
+    crop = view.crop or view.image_size
+    transform = training_transform(crop, view.image_size, view.scale, view.rotation, view.flip, view.colours, skeleton)
+    return WholeImageDataset(source, transform)
+
+
+IMAGE_SIZE = 1056
+"""The published short side of 800 pixels, for pictures of COCO's usual shape."""
+
+VIEW = TrainingView(image_size=IMAGE_SIZE, scale=(0.8, 1.0), rotation=0.0, flip=0.5, colours=False)
+
+FAMILY = Family(
+    name="One-Stage",
+    methods={
+        "keypoint_rcnn_resnet50": keypoint_rcnn_resnet50,
+        "onestage_resnet50": onestage_resnet50,
+        "onestage_resnet101": onestage_resnet101,
+    },
+    runner=RoiPictures,
+    teaching=Teaching(
+        tasks={"joint": (JOINT,)},
+        view=lambda decoder: TrainingView(
+            image_size=IMAGE_SIZE, scale=(0.8, 1.0), rotation=0.0, flip=0.5, colours=False
+        ),
+        examples=_examples,
+        collate=collate,
+    ),
+    default_image_size=lambda decoder: IMAGE_SIZE,
+    published={"keypoint_rcnn_resnet50": {PUBLISHED: fetch_published}},
+)
