@@ -1,25 +1,28 @@
 """Evaluates a checkpoint on COCO keypoints (or any data in that format): the ten numbers, and pictures to look at.
 
-    python evaluate/run_coco.py --data ~/coco --weights checkpoint.pt
-    python evaluate/run_coco.py --data ~/coco --from-json predictions.json
-    python evaluate/run_coco.py --data ~/crowdpose --format crowdpose --from-json predictions.json
-    python evaluate/run_coco.py        # the weights that ship with the package, on the synthetic validation set
+python evaluate/run_coco.py --data ~/coco --weights checkpoint.pt
+python evaluate/run_coco.py --data ~/coco --from-json predictions.json --report report
+python evaluate/run_coco.py --data ~/coco --weights checkpoint.pt --oracle boxes,keypoints,grouping
+python evaluate/run_coco.py --data ~/crowdpose --format crowdpose --from-json predictions.json
+python evaluate/run_coco.py        # the weights that ship with the package, on the synthetic validation set
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy
 import torch
 import torchvision
-from torch.utils.data import Dataset
 
+from multiposenet.box_sources import DetectionFile, label_boxes
 from multiposenet.cli import (
     UNREADABLE,
     add_predictor_arguments,
@@ -29,52 +32,111 @@ from multiposenet.cli import (
     predictor_options,
     stage_times,
 )
+from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.formats import COCO_FORMAT, FORMATS
 from multiposenet.data.pictures import PictureError
 from multiposenet.data.sources import SYNTHETIC, open_dataset
+from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
-from multiposenet.evaluation.coco import CocoMetrics, evaluate_coco, print_summary
+from multiposenet.evaluation.coco import evaluate_coco, print_summary
 from multiposenet.evaluation.crowdpose import LEVELS, CrowdPoseMetrics, evaluate_crowdpose, level_lines
 from multiposenet.evaluation.details import detail_lines
+from multiposenet.evaluation.diagnosis import WORST
+from multiposenet.evaluation.diagnosis_page import diagnosis_lines
+from multiposenet.evaluation.oracles import (
+    ORACLES,
+    combinations_of,
+    measure_oracles,
+    oracle_lines,
+    refuse_without_grouping,
+)
+from multiposenet.evaluation.report import ScoredPredictions, write_report
+from multiposenet.evaluation.results import read_results
+from multiposenet.predictor import PosePredictor
 from multiposenet.runs import open_run_folder
 from multiposenet.skeletons import Skeleton, get_skeleton
+
+DETECTOR = "detector"
+BOX_SOURCES = {"gt": label_boxes, DETECTOR: None}
+"""What ``--boxes`` may be beside a file."""
+
+RUN_ERRORS = (FileNotFoundError, PictureError)
+"""What goes wrong with pictures in the middle of a run."""
 
 
 def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
     """Runs the evaluation; 0 when done, 2 when the data, the weights or an argument is bad."""
     arguments = parse_arguments(argv)
-    layout = FORMATS[arguments.format]
-    split = arguments.split or layout.evaluation_split
+    predictor, out = None, None
     try:
         if arguments.from_json:
-            skeleton = get_skeleton(arguments.skeleton or layout.skeleton)
-            dataset = open_dataset(arguments.data, split, skeleton, arguments.limit, layout=layout)
-            truth = dataset.ground_truth()
-            metrics = evaluate_coco(truth, arguments.from_json, skeleton, default_oks_sigmas=arguments.default_sigma)
-            print_all(metrics, dataset, crowd_levels(truth, arguments.from_json, skeleton, arguments.crowd_levels))
-            return 0
-        predictor = load_predictor(arguments, load)
-        dataset = open_dataset(arguments.data, split, predictor.skeleton, arguments.limit, layout=layout)
-        truth = None if arguments.data == SYNTHETIC else dataset.ground_truth()
-        out = open_run_folder(arguments.out, "evaluate")
+            scored = score_file(arguments)
+        else:
+            predictor = load_predictor(arguments, load)
+            if arguments.oracle:
+                refuse_without_grouping(predictor)
+            dataset = open_data(arguments, predictor.skeleton)
+            truth = None if arguments.data == SYNTHETIC else dataset.ground_truth()
+            out = open_run_folder(arguments.out, "evaluate")
     except UNREADABLE as error:
-        print(f"run_coco.py: error: {error}", file=sys.stderr)
-        return 2
-
-    started = time.perf_counter()
+        return refuse(error)
     try:
-        evaluation = evaluate_predictor(
-            predictor,
-            dataset,
-            arguments.batch_size,
-            ground_truth=truth,
-            workers=arguments.workers,
-            keep=arguments.worst,
-            progress=True,
-        )
-    except (FileNotFoundError, PictureError) as error:
-        print(f"run_coco.py: error: {error}", file=sys.stderr)
-        return 2
+        if predictor is not None:
+            scored = run_network(arguments, predictor, dataset, truth, out)
+        else:
+            print_all(scored)
+        if arguments.report:
+            report(arguments, scored)
+        if arguments.oracle:
+            compare_oracles(arguments, predictor, scored, out)
+    except RUN_ERRORS as error:
+        return refuse(error)
+    return 0
+
+
+def refuse(error: Exception) -> int:
+    """Says what is wrong; the exit status."""
+    print(f"run_coco.py: error: {error}", file=sys.stderr)
+    return 2
+
+
+def open_data(arguments: argparse.Namespace, skeleton: Skeleton) -> CocoKeypoints | SyntheticPeople:
+    """The dataset that the flags name."""
+    layout = FORMATS[arguments.format]
+    split = arguments.split or layout.evaluation_split
+    return open_dataset(arguments.data, split, skeleton, arguments.limit, layout=layout)
+
+
+def score_file(arguments: argparse.Namespace) -> ScoredPredictions:
+    """Scores a result file."""
+    skeleton = get_skeleton(arguments.skeleton or FORMATS[arguments.format].skeleton)
+    dataset = open_data(arguments, skeleton)
+    truth, predictions = dataset.ground_truth(), read_results(arguments.from_json)
+    metrics = evaluate_coco(truth, predictions, skeleton, default_oks_sigmas=arguments.default_sigma)
+    facts = {"data": dataset.identity(), "pictures": len(dataset), "predictions": arguments.from_json}
+    levels = crowd_levels(truth, predictions, skeleton, arguments.crowd_levels)
+    return ScoredPredictions(dataset, truth, predictions, metrics, facts | {"versions": versions()}, levels)
+
+
+def run_network(
+    arguments: argparse.Namespace,
+    predictor: PosePredictor,
+    dataset: CocoKeypoints | SyntheticPeople,
+    truth: Mapping | None,
+    out: Path,
+) -> ScoredPredictions:
+    """Predicts, scores, prints and saves."""
+    started = time.perf_counter()
+    evaluation = evaluate_predictor(
+        predictor,
+        dataset,
+        arguments.batch_size,
+        ground_truth=truth,
+        workers=arguments.workers,
+        keep=arguments.worst,
+        progress=True,
+        boxes=arguments.box_source,
+    )
     seconds = time.perf_counter() - started
     facts = {
         "data": dataset.identity(),
@@ -82,32 +144,65 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
         "model": predictor.name,
         "weights": None if predictor.weights is None else str(predictor.weights),
         "options": {**predictor_options(arguments), "device": str(getattr(predictor, "device", arguments.device))},
-        "versions": {
-            "multiposenet": package_version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": numpy.__version__,
-            "pycocotools": importlib.metadata.version("pycocotools"),
-        },
+        "boxes": arguments.boxes,
+        "versions": versions(),
         "pictures_per_second": len(dataset) / seconds,
         "predicted_pictures_per_second": len(dataset) / evaluation.timings["predict"],
     }
     levels = crowd_levels(truth, evaluation.predictions, dataset.skeleton, arguments.crowd_levels)
-    facts["details"] = evaluation.metrics.details.to_dict()
-    if levels is not None:
-        facts["levels"] = levels.to_dict()
-    pictures = save_evaluation(evaluation, out, facts)
-    print_all(evaluation.metrics, dataset, levels)
+    scored = ScoredPredictions(
+        dataset, evaluation.ground_truth, evaluation.predictions, evaluation.metrics, facts, levels
+    )
+    by_level = {} if levels is None else {"levels": levels.to_dict()}
+    pictures = save_evaluation(evaluation, out, facts | {"details": evaluation.metrics.details.to_dict(), **by_level})
+    print_all(scored)
     print(f"time: {stage_times(evaluation.timings)}; {facts['pictures_per_second']:.1f} pictures/s over all")
     print(f"results: {out}/metrics.json, {out}/predictions.json")
     if pictures:
         print(f"truth beside prediction: {out}/worst_*.jpg, {out}/best_*.jpg")
-    return 0
+    return scored
+
+
+def report(arguments: argparse.Namespace, scored: ScoredPredictions) -> None:
+    """Diagnoses, prints the outcome and writes the report's files."""
+    folder = Path(arguments.report).expanduser()
+    diagnosis, page, content = write_report(folder, scored, arguments.report_pictures, arguments.default_sigma)
+    print("\n".join(["diagnosis:", *diagnosis_lines(diagnosis)]))
+    print(f"report: {page}, {content}")
+
+
+def compare_oracles(
+    arguments: argparse.Namespace, predictor: PosePredictor, scored: ScoredPredictions, out: Path
+) -> None:
+    """Prints the oracle table and writes ``oracles.json``; the network runs once more."""
+    table = measure_oracles(
+        predictor,
+        scored.dataset,
+        arguments.oracle,
+        arguments.batch_size,
+        ground_truth=scored.truth,
+        workers=arguments.workers,
+        progress=True,
+    )
+    (out / "oracles.json").write_text(json.dumps([row.to_dict() for row in table], indent=1) + "\n", encoding="utf-8")
+    print("\n".join(["parts of the chain replaced by the truth:", *oracle_lines(table)]))
+    print(f"table: {out}/oracles.json")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {
+        "multiposenet": package_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "pycocotools": importlib.metadata.version("pycocotools"),
+    }
 
 
 def crowd_levels(
-    truth: Mapping | None, predictions: str | Sequence[Mapping], skeleton: Skeleton, levels: str
+    truth: Mapping | None, predictions: Sequence[Mapping], skeleton: Skeleton, levels: str
 ) -> CrowdPoseMetrics | None:
     """AP by crowd index, where the pictures have one."""
     if truth is None or skeleton.oks_sigmas is None or not all("crowdIndex" in image for image in truth["images"]):
@@ -115,11 +210,16 @@ def crowd_levels(
     return evaluate_crowdpose(truth, predictions, skeleton, levels=LEVELS[levels])
 
 
-def print_all(metrics: CocoMetrics, dataset: Dataset, levels: CrowdPoseMetrics | None) -> None:
+def print_all(scored: ScoredPredictions) -> None:
     """The ten numbers in pycocotools' words, AP by crowd index where there is one, and what the numbers hide."""
-    print_summary(metrics, len(dataset), getattr(dataset, "pictures_in_file", None))
-    lines = [] if levels is None else level_lines(levels)
-    print("\n".join([*lines, "beside the official numbers:", *detail_lines(metrics.details)]))
+    print_summary(scored.metrics, len(scored.dataset), getattr(scored.dataset, "pictures_in_file", None))
+    lines = [] if scored.levels is None else level_lines(scored.levels)
+    print("\n".join([*lines, "beside the official numbers:", *detail_lines(scored.metrics.details)]))
+
+
+def box_source(name: str) -> Callable | None:
+    """What ``--boxes`` names: a function of a sample, or None for the boxes that the predictor finds."""
+    return BOX_SOURCES[name] if name in BOX_SOURCES else DetectionFile(name)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -137,14 +237,44 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--crowd-levels", default="paper", choices=LEVELS, help="how CrowdPose is split into easy, medium, hard"
     )
+    parser.add_argument(
+        "--report", metavar="DIR", help="diagnose, and write report.html and report.json there (docs/evaluation.md)"
+    )
+    parser.add_argument(
+        "--report-pictures", type=int, default=WORST, metavar="N", help="worst pictures in the report (%(default)s)"
+    )
+    parser.add_argument(
+        "--oracle",
+        type=lambda text: tuple(text.split(",")),
+        metavar="PARTS",
+        help=f"AP with these parts of the chain replaced by the truth: {','.join(ORACLES)} or some of them",
+    )
     parser.add_argument("--out", metavar="DIR", help="by default runs/evaluate, then runs/evaluate2, ...")
+    parser.add_argument(
+        "--boxes",
+        default=DETECTOR,
+        metavar="SOURCE",
+        help="where people are: gt (the labels), a COCO detection file, or detector (the model's own, or --detector's "
+        "for a model that needs one), by default %(default)s",
+    )
     parser.add_argument("--worst", type=int, default=4, metavar="N", help="worst and best pictures drawn (4)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read pictures (0)")
     add_predictor_arguments(parser)
     arguments = parser.parse_args(argv)
-    for name in ("worst", "workers"):
+    try:
+        arguments.box_source = box_source(arguments.boxes)
+    except UNREADABLE as error:
+        parser.error(f"--boxes: {error}")
+    for name in ("worst", "workers", "report_pictures"):
         if getattr(arguments, name) < 0:
-            parser.error(f"--{name} must be 0 or more, got {getattr(arguments, name)}")
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(arguments, name)}")
+    if arguments.oracle:
+        if arguments.from_json:
+            parser.error("--oracle needs the network's own answers, which --from-json does not have; leave one out")
+        try:
+            combinations_of(arguments.oracle)
+        except ValueError as error:
+            parser.error(f"--oracle: {error}")
     return arguments
 
 

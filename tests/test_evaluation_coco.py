@@ -15,6 +15,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from multiposenet.box_sources import label_boxes
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
 from multiposenet.evaluation.coco import METRICS, annotations_from_labels, evaluate_coco, print_summary, summary_lines
@@ -487,7 +488,7 @@ def test_a_clean_evaluation_warns_of_nothing():
         evaluate_coco(truth, noisy_predictions(truth))
 
 
-def test_oracle_boxes_are_those_of_the_labels_without_crowds():
+def test_given_boxes_can_be_those_of_the_labels_without_crowds():
     truth = random_truth(11)
     received = []
 
@@ -496,7 +497,7 @@ def test_oracle_boxes_are_those_of_the_labels_without_crowds():
             received.extend(boxes)
             return super().__call__(images)
 
-    evaluate_predictor(Boxed(truth), TruthfulPictures(truth), oracle_boxes=True)
+    evaluate_predictor(Boxed(truth), TruthfulPictures(truth), boxes=label_boxes)
     expected = [labels_of(truth, image["id"]) for image in truth["images"]]
     assert len(received) == len(expected)
     for boxes, labels in zip(received, expected, strict=True):

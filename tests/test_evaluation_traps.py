@@ -424,7 +424,9 @@ def test_the_fast_evaluator_gives_the_same_numbers(seed, tied):
     fast, slow = (evaluate_coco(truth, predictions, backend=name) for name in ("faster-coco-eval", "pycocotools"))
     assert fast == pytest.approx(slow, abs=1e-12)
     assert slow == plain(truth, copied(predictions))
-    assert fast.details.to_dict() == pytest.approx(slow.details.to_dict() | {"backend": "faster-coco-eval"}, abs=1e-12)
+    facts = [metrics.details.to_dict() for metrics in (fast, slow)]
+    assert [own.pop("hints") for own in facts] == [(), ()]
+    assert facts[0] == pytest.approx(facts[1] | {"backend": "faster-coco-eval"}, abs=1e-12)
     with pytest.warns(UserWarning, match="no predictions"):
         assert evaluate_coco(truth, [], backend="faster-coco-eval") == evaluate_coco(truth, [], backend="pycocotools")
 

@@ -69,6 +69,7 @@ def measure(
     oks_sigmas: Sequence[float],
     limits: Sequence[int],
     backend: str | None = None,
+    areas: Sequence[str] = tuple(AREA_RANGES),
 ) -> Curves:
     """Scores predictions by COCO's rules (https://cocodataset.org/#keypoints-eval).
 
@@ -79,6 +80,7 @@ def measure(
         oks_sigmas: [K].
         limits: how many predictions a picture may have, ascending; the best ones take part.
         backend: one of :data:`BACKENDS`; by default :func:`default_backend`.
+        areas: sizes of people to measure on, of :data:`AREA_RANGES`; each takes its time.
 
     Raises:
         ValueError: there is no such backend, or it is not installed.
@@ -86,7 +88,7 @@ def measure(
     backend = default_backend() if backend is None else backend
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    areas, limits = tuple(AREA_RANGES), tuple(limits)
+    areas, limits = tuple(areas), tuple(limits)
     if not len(pictures):
         shape = (10, 101, len(areas), len(limits))
         return Curves(np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0), areas, limits)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import heapq
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from multiposenet.distributed import gather_lists, is_first, rank, share_from_first, world_size
-from multiposenet.evaluation.coco import annotations_from_labels, evaluate_coco, person_category_id
+from multiposenet.evaluation.coco import evaluate_coco
+from multiposenet.evaluation.ground_truth import person_category_id, truth_from_labels
 from multiposenet.evaluation.oks import picture_oks
 from multiposenet.skeletons import Skeleton
-from multiposenet.structures import Poses, Sample
+from multiposenet.structures import PersonBoxes, PersonLabels, Poses, Sample
 from multiposenet.visualize import draw_comparison
 
 
@@ -60,6 +62,7 @@ class ChainEvaluation:
         picture_scores: by image id, mean OKS of the picture's people; pictures without labelled people are absent.
         worst: the pictures with the lowest such score, lowest first.
         best: those with the highest, highest first.
+        ground_truth: the annotations that it was scored against.
     """
 
     metrics: dict[str, float]
@@ -68,6 +71,7 @@ class ChainEvaluation:
     picture_scores: dict[int, float] = field(default_factory=dict)
     worst: tuple[ComparedPicture, ...] = ()
     best: tuple[ComparedPicture, ...] = ()
+    ground_truth: Mapping | None = None
 
 
 def evaluate_predictor(
@@ -79,7 +83,7 @@ def evaluate_predictor(
     workers: int = 0,
     keep: int = 0,
     progress: bool = False,
-    oracle_boxes: bool = False,
+    boxes: Callable[[Sample], np.ndarray | PersonBoxes] | None = None,
 ) -> ChainEvaluation:
     """Runs a predictor over a dataset, each picture read once, and scores it by COCO's rules.
 
@@ -97,7 +101,8 @@ def evaluate_predictor(
         workers: processes that read pictures ahead; 0 reads in this one.
         keep: how many of the worst and of the best pictures to return for drawing.
         progress: shows a bar on a terminal.
-        oracle_boxes: the predictor is given the labels' boxes (crowds excepted) instead of finding its own.
+        boxes: where the people of a picture are, instead of where the predictor finds them; e.g.
+            ``box_sources.label_boxes``.
 
     Raises:
         ValueError: predictor and dataset have different keypoints, or the dataset is empty.
@@ -112,8 +117,7 @@ def evaluate_predictor(
     category_id = 1 if ground_truth is None else person_category_id(ground_truth, dataset.skeleton)
     stages_before = dict(getattr(predictor, "timings", {}))
     timings = {"data": 0.0, "predict": 0.0}
-    image_ids: list[int] = []
-    annotations: list[dict] = []
+    labels: dict[int, PersonLabels] = {}
     predictions: list[dict] = []
     picture_scores: dict[int, float] = {}
     worst, best = _Extremes(keep, sign=-1), _Extremes(keep, sign=1)
@@ -125,15 +129,11 @@ def evaluate_predictor(
     mark = time.perf_counter()
     for samples in loader:
         mark = _lap(timings, "data", mark)
-        known = [sample.labels.boxes[~sample.labels.crowd] for sample in samples]
-        options = {"boxes": known} if oracle_boxes else {}
+        options = {} if boxes is None else {"boxes": [boxes(sample) for sample in samples]}
         found = [poses.to("cpu") for poses in predictor([sample.image for sample in samples], **options)]
         mark = _lap(timings, "predict", mark)
         for sample, poses in zip(samples, found, strict=True):
-            image_ids.append(sample.image_id)
-            annotations += annotations_from_labels(
-                sample.labels, sample.image_id, category_id, first_id=len(annotations) + 1
-            )
+            labels[sample.image_id] = sample.labels
             predictions += poses.to_coco_results(sample.image_id, category_id)
             score = picture_oks(poses, sample.labels)
             if score is not None:
@@ -144,24 +144,21 @@ def evaluate_predictor(
         mark = time.perf_counter()
     bar.close()
 
-    image_ids, annotations, predictions = (gather_lists(part) for part in (image_ids, annotations, predictions))
-    picture_scores = dict(gather_lists(list(picture_scores.items())))
+    predictions = gather_lists(predictions)
+    labels, picture_scores = (dict(gather_lists(list(part.items()))) for part in (labels, picture_scores))
     worst, best = worst.of_all_processes(), best.of_all_processes()
     metrics: dict[str, float] = {}
     if is_first():
         if ground_truth is None:
-            images = [{"id": image_id} for image_id in image_ids]
-            categories = [{"id": category_id, "name": dataset.skeleton.name}]
-            numbered = [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)]
-            ground_truth = {"images": images, "annotations": numbered, "categories": categories}
-        metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, image_ids)
+            ground_truth = truth_from_labels(labels, dataset.skeleton)
+        metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, labels)
     metrics = share_from_first(metrics)
     _lap(timings, "score", mark)
     for stage, seconds in getattr(predictor, "timings", {}).items():
         spent = seconds - stages_before.get(stage, 0.0)
         if spent > 0:
             timings[f"predict/{stage}"] = spent
-    return ChainEvaluation(metrics, predictions, timings, picture_scores, worst.ranked(), best.ranked())
+    return ChainEvaluation(metrics, predictions, timings, picture_scores, worst.ranked(), best.ranked(), ground_truth)
 
 
 def save_evaluation(evaluation: ChainEvaluation, folder: Path, facts: Mapping) -> list[Path]:

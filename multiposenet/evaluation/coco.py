@@ -7,6 +7,7 @@ written to. Everything here exists to turn these into sentences.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from multiposenet.evaluation.ground_truth import (
     person_category_id,
     read_ground_truth,
 )
+from multiposenet.evaluation.hints import ZERO_AP, zero_hints
 from multiposenet.evaluation.mixups import find_mixup
 from multiposenet.evaluation.results import Results, check_results, read_results
 from multiposenet.skeletons import COCO_PERSON, Skeleton
@@ -101,14 +103,9 @@ def evaluate_coco(
             is not finite, there twice, of an unknown picture or another category, or has other fields or another
             number of keypoints than it should. The message says which, and of which picture.
     """
-    oks_sigmas, origin = _sigmas(skeleton, default_oks_sigmas)
+    oks_sigmas, origin = sigmas_of(skeleton, default_oks_sigmas)
     truth = check_ground_truth(read_ground_truth(ground_truth), skeleton)
-    if image_ids is None:
-        pictures = np.arange(len(truth.image_ids))
-    else:
-        pictures = np.unique(truth.positions(list(image_ids), "image_ids"))
-    if not len(pictures):
-        raise ValueError("there is no picture to evaluate: the ground truth or image_ids is empty")
+    pictures = chosen_pictures(truth, image_ids)
     results = check_results(read_results(predictions), truth, skeleton)
     metrics = score_columns(truth, results, pictures, skeleton, oks_sigmas, origin, backend)
     if not metrics.details.predictions:
@@ -153,10 +150,12 @@ def score_columns(
         average = curves.average_precision if kind == "(AP)" else curves.average_recall
         numbers[name] = average(area, oks=None if ":" in threshold else float(threshold))
     suspicious = 0 <= numbers["AP"] < _SUSPICIOUS_AP
-    mixup = find_mixup(truth, results, pictures, skeleton, oks_sigmas) if suspicious else None
-    details = count_details(
-        truth, results, pictures, curves, sigmas_origin, backend, None if mixup is None else str(mixup)
-    )
+    search = find_mixup(truth, results, pictures, skeleton, oks_sigmas) if suspicious else None
+    details = count_details(truth, results, pictures, curves, sigmas_origin, backend)
+    if search is not None and search.mixup is not None:
+        details = dataclasses.replace(details, mixup=str(search.mixup))
+    elif search is not None and numbers["AP"] < ZERO_AP:
+        details = dataclasses.replace(details, hints=zero_hints(search, truth, results, pictures))
     return CocoMetrics(numbers, details)
 
 
@@ -183,7 +182,27 @@ def print_summary(metrics: Mapping[str, float], num_images: int | None = None, o
     print("\n".join(summary_lines(metrics, num_images, of_images)))
 
 
-def _sigmas(skeleton: Skeleton, default: float | Sequence[float] | None) -> tuple[np.ndarray, str]:
+def chosen_pictures(truth: GroundTruth, image_ids: Iterable[int] | None) -> np.ndarray:
+    """Positions in ``truth.image_ids`` of the pictures to score, ascending; all of them by default.
+
+    Raises:
+        ValueError: an id is unknown, or there is no picture.
+    """
+    if image_ids is None:
+        pictures = np.arange(len(truth.image_ids))
+    else:
+        pictures = np.unique(truth.positions(list(image_ids), "image_ids"))
+    if not len(pictures):
+        raise ValueError("there is no picture to evaluate: the ground truth or image_ids is empty")
+    return pictures
+
+
+def sigmas_of(skeleton: Skeleton, default: float | Sequence[float] | None = None) -> tuple[np.ndarray, str]:
+    """[K] OKS sigmas and where they come from: the skeleton, or the ``default`` for one that has none.
+
+    Raises:
+        ValueError: there are none, or the default is no positive number (or K of them).
+    """
     if skeleton.oks_sigmas is not None:
         return np.asarray(skeleton.oks_sigmas, np.float64), "skeleton"
     if default is None:

@@ -24,11 +24,23 @@ def refuse_unknown_images(image_ids: Iterable[object], known: Iterable[object], 
     unknown = list(dict.fromkeys(image_id for image_id in map(_hashable, image_ids) if image_id not in known))
     if unknown:
         first = ", ".join(repr(image_id) for image_id in unknown[:5])
-        hint = "; ids must be integers, not text" if any(isinstance(image_id, str) for image_id in unknown) else ""
+        hint = _hint_on_ids(unknown, known)
         raise ValueError(
             f"{what}: {len(unknown)} image ids are not in the ground truth of {len(known)} pictures, "
             f"the first: {first}{hint}"
         )
+
+
+def _hint_on_ids(unknown: Sequence[object], known: set) -> str:
+    if any(isinstance(image_id, str) for image_id in unknown):
+        return "; ids must be integers, not text"
+    if all(isinstance(image_id, int) for image_id in unknown):
+        for step, words in ((1, "less"), (-1, "more")):
+            if all(image_id + step in known for image_id in unknown):
+                return f"; each is one {words} than a known id"
+        if all(0 <= image_id < len(known) for image_id in unknown):
+            return f"; they look like places in the list of pictures, 0 to {len(known) - 1}, and must be ids"
+    return ""
 
 
 def rows_of_numbers(values: Sequence, width: int, complain: Callable[[int, str], None]) -> np.ndarray:

@@ -39,6 +39,7 @@ class CocoDetails:
         sigmas: where the OKS sigmas come from: "skeleton" or "default".
         backend: the evaluator that scored.
         mixup: what makes predictions fit that score next to 0, in words, or None.
+        hints: what else predictions look like that score 0.
     """
 
     pictures: int
@@ -62,6 +63,7 @@ class CocoDetails:
     sigmas: str
     backend: str
     mixup: str | None = None
+    hints: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -75,7 +77,6 @@ def count_details(
     curves: Curves,
     sigmas: str,
     backend: str,
-    mixup: str | None,
 ) -> CocoDetails:
     """Gathers the facts of one evaluation; the last of ``curves.limits`` must let every prediction in."""
     everything = curves.limits[-1]
@@ -110,7 +111,6 @@ def count_details(
         keypoints_at_origin=int(((triples[:, 0::3] == 0) & (triples[:, 1::3] == 0)).sum()),
         sigmas=sigmas,
         backend=backend,
-        mixup=mixup,
     )
 
 
@@ -124,9 +124,9 @@ def detail_lines(details: CocoDetails) -> list[str]:
         f"{d.people_without_predictions} in pictures without predictions; "
         f"{d.people_ignored} ignored (crowds, no labelled keypoints)",
         f" small people (area below 32 x 32, in neither medium nor large): {d.small_people}, "
-        f"AP {_number(d.ap_small)}, AR {_number(d.ar_small)}",
-        f" without the cap of {MAX_DETECTIONS} predictions a picture: AP {_number(d.ap_uncapped)}, "
-        f"AR {_number(d.ar_uncapped)}; the cap left out {d.predictions_capped} of {d.predictions} predictions, and "
+        f"AP {score_text(d.ap_small)}, AR {score_text(d.ar_small)}",
+        f" without the cap of {MAX_DETECTIONS} predictions a picture: AP {score_text(d.ap_uncapped)}, "
+        f"AR {score_text(d.ar_uncapped)}; the cap left out {d.predictions_capped} of {d.predictions} predictions, and "
         f"{d.crowded_pictures} pictures have more than {MAX_DETECTIONS} people",
     ]
     if d.predictions_tied:
@@ -145,8 +145,11 @@ def detail_lines(details: CocoDetails) -> list[str]:
         lines.append(" the skeleton has no oks_sigmas: a default took their place, and every number depends on it")
     if d.mixup:
         lines.append(f" {d.mixup}")
+    if d.hints:
+        lines += [" why AP is next to 0:", *(f" - {hint}" for hint in d.hints)]
     return lines
 
 
-def _number(value: float) -> str:
+def score_text(value: float) -> str:
+    """An AP or AR with three decimals, a dash where there was nobody to find."""
     return "-" if value < 0 else f"{value:.3f}"

@@ -32,6 +32,7 @@ class GroundTruth:
         boxes_xywh: [T, 4].
         areas: [T] segment areas.
         crowd: [T] bool.
+        sizes: [I, 2] float64, (height, width) of each picture; NaN where the file does not say.
     """
 
     image_ids: tuple
@@ -42,6 +43,7 @@ class GroundTruth:
     boxes_xywh: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    sizes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -50,6 +52,16 @@ class GroundTruth:
     def scored(self) -> np.ndarray:
         """[T] bool; the people who count: single, with labelled keypoints. COCO ignores the others."""
         return ~self.crowd & (self.num_keypoints > 0)
+
+    @property
+    def xy(self) -> np.ndarray:
+        """[T, K, 2] positions; meaningless where visibility is 0."""
+        return self.keypoints.reshape(len(self), self.keypoints.shape[1] // 3, 3)[..., :2]
+
+    @property
+    def visibility(self) -> np.ndarray:
+        """[T, K]; above 0 means labelled."""
+        return self.keypoints[:, 2::3]
 
     def positions(self, image_ids: Sequence, what: str) -> np.ndarray:
         """[len(image_ids)] int64, where each id is in ``image_ids``; ValueError lists the unknown ones.
@@ -170,12 +182,11 @@ def check_ground_truth(truth: Mapping, skeleton: Skeleton) -> GroundTruth:
         boxes_xywh=boxes_xywh,
         areas=areas,
         crowd=crowd.astype(bool),
+        sizes=_sizes(truth["images"], listed),
     )
 
 
-def annotations_from_labels(
-    labels: PersonLabels, image_id: int, category_id: int = 1, first_id: int = 1
-) -> list[dict]:
+def annotations_from_labels(labels: PersonLabels, image_id: int, category_id: int = 1, first_id: int = 1) -> list[dict]:
     """COCO annotations of one picture's people, for scoring against labels that came from no file.
 
     Coordinates are rounded to 0.01 pixel, COCO's own precision.
@@ -196,6 +207,31 @@ def annotations_from_labels(
         }
         for person in range(len(labels))
     ]
+
+
+def _sizes(images: Sequence[Mapping], image_ids: Sequence) -> np.ndarray:
+    """[I, 2] (height, width) in the order of the ids; what is no positive number is not known."""
+    known = {
+        image_id: [image.get("height"), image.get("width")] for image_id, image in zip(image_ids, images, strict=True)
+    }
+    sides = [
+        side if isinstance(side, (int, float)) and side > 0 else np.nan
+        for image_id in sorted(known)
+        for side in known[image_id]
+    ]
+    return np.array(sides, np.float64).reshape(-1, 2)
+
+
+def truth_from_labels(labels: Mapping[int, PersonLabels], skeleton: Skeleton, category_id: int = 1) -> dict:
+    """COCO's three sections of labels by image id, for scoring against labels that came from no file."""
+    annotations: list[dict] = []
+    for image_id, own in labels.items():
+        annotations += annotations_from_labels(own, image_id, category_id, first_id=len(annotations) + 1)
+    return {
+        "images": [{"id": image_id} for image_id in labels],
+        "annotations": annotations,
+        "categories": [{"id": category_id, "name": skeleton.name}],
+    }
 
 
 def _people(annotations: Sequence[Mapping], category_id: int) -> list[Mapping]:

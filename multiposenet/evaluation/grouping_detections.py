@@ -1,4 +1,4 @@
-"""A network's peaks and boxes as inputs for measuring groupings: the paper's four rows (MultiPoseNet, PRN inputs).
+"""A network's peaks and boxes as inputs for groupings: the paper's four rows (MultiPoseNet, PRN inputs), and training.
 
 Peaks and boxes of a network are nobody's; to know what the best assignment could reach, each is given to the person
 whom it fits best.
@@ -6,13 +6,18 @@ whom it fits best.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
 
-from multiposenet.evaluation.grouping_inputs import PictureBoxes, PicturePeaks
+from multiposenet.evaluation.grouping_inputs import GroupingInput, PictureBoxes, PicturePeaks, pack_input
 from multiposenet.evaluation.oks import keypoint_similarity
-from multiposenet.geometry import pairwise_iou
+from multiposenet.geometry import CropWindow, pairwise_iou
+from multiposenet.inference.whole_pictures import letterbox_image
+from multiposenet.predictor import PosePredictor
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels
 
@@ -23,34 +28,89 @@ LEAST_SIMILARITY = 0.1
 """A peak belongs to a person's keypoint only with this similarity (one keypoint's share of OKS)."""
 
 
+def network_input(predictor: PosePredictor, dataset) -> GroupingInput:
+    """What a network finds in all pictures of a dataset, and whose it is."""
+    labels, peaks, boxes = [], [], []
+    for own, (found_peaks, found_boxes) in found_by_network(predictor, dataset):
+        labels.append(own)
+        peaks.append(owned_peaks(found_peaks, own, dataset.skeleton))
+        boxes.append(owned_boxes(found_boxes, own))
+    return pack_input(labels, peaks, boxes, dataset.skeleton.num_keypoints)
+
+
+def found_by_network(predictor: PosePredictor, dataset) -> Iterator[tuple[PersonLabels, tuple[Peaks, Detections]]]:
+    """Labels, and a network's peaks and boxes, picture after picture, in the picture's pixels."""
+    for index in tqdm(range(len(dataset)), desc="network", disable=None):
+        sample = dataset[index]
+        yield sample.labels, detect(predictor, sample.image)
+
+
+@torch.inference_mode()
+def detect(predictor: PosePredictor, image: np.ndarray) -> tuple[Peaks, Detections]:
+    """A network's peaks and boxes in one picture [H, W, 3], in that picture's pixels."""
+    window = CropWindow.letterbox(image.shape[:2], predictor.image_size)
+    canvas = letterbox_image(image, predictor.image_size)[None].to(predictor.device).float().div_(255)
+    outputs, _ = predictor.model(canvas.contiguous(memory_format=torch.channels_last))
+    peaks, detections = predictor.method.decoder.detect(outputs)
+    return (
+        Peaks(window.keypoints_to_image(peaks.xy.cpu()), peaks.scores.cpu(), peaks.valid.cpu()),
+        Detections(window.boxes_to_image(detections.boxes.cpu()), detections.scores.cpu(), detections.valid.cpu()),
+    )
+
+
 def owned_boxes(detections: Detections, labels: PersonLabels) -> PictureBoxes:
     """The boxes of one picture [1, P, 4] (picture pixels), each with the person it fits, one to one by overlap."""
     valid = detections.valid[0].cpu()
-    boxes = detections.boxes[0].cpu()[valid].double()
-    single = np.flatnonzero(~labels.crowd)
-    overlap = pairwise_iou(boxes, torch.from_numpy(labels.boxes[single]).double())
-    person = _owners(overlap.numpy(), LEAST_IOU)
-    person = np.where(person >= 0, single[person] if len(single) else -1, -1)
-    return PictureBoxes(boxes.numpy(), person, detections.scores[0].cpu()[valid].numpy())
+    boxes, scores = detections.boxes[0].cpu()[valid].double(), detections.scores[0].cpu()[valid]
+    return PictureBoxes(boxes.numpy(), box_owners(detections, labels)[valid.numpy()], scores.numpy())
 
 
 def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> PicturePeaks:
     """The peaks of one picture [1, K, M, 2] (picture pixels), each with the person it fits, one to one."""
     keypoint, slot = (axis.numpy() for axis in peaks.valid[0].cpu().nonzero(as_tuple=True))
-    xy = peaks.xy[0].cpu().double().numpy()[keypoint, slot]
-    person = np.full(len(xy), -1)
+    xy, scores = peaks.xy[0].cpu().double().numpy(), peaks.scores[0].cpu().numpy()
+    owner = peak_owners(peaks, labels, skeleton)
+    return PicturePeaks(xy[keypoint, slot], keypoint, owner[keypoint, slot], scores[keypoint, slot])
+
+
+def box_owners(detections: Detections, labels: PersonLabels) -> np.ndarray:
+    """[P] the person whom each box slot of one picture fits, one to one by overlap; -1 for nobody and empty slots.
+
+    Args:
+        detections: of one picture, [1, P, 4].
+        labels: its people, in the same pixels; crowds own nothing.
+    """
+    slots = detections.valid[0].cpu().nonzero()[:, 0]
+    single = np.flatnonzero(~labels.crowd)
+    boxes = detections.boxes[0].cpu()[slots].double()
+    overlap = pairwise_iou(boxes, torch.from_numpy(labels.boxes[single]).double())
+    person = np.full(detections.valid.shape[1], -1)
+    person[slots.numpy()] = np.append(single, -1)[_owners(overlap.numpy(), LEAST_IOU)]
+    return person
+
+
+def peak_owners(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> np.ndarray:
+    """[K, M] the person whom each peak slot of one picture fits, one to one; -1 for nobody and empty slots.
+
+    Args:
+        peaks: of one picture, [1, K, M, 2].
+        labels: its people, in the same pixels; crowds own nothing.
+        skeleton: its ``oks_sigmas`` say what is near.
+    """
+    valid = peaks.valid[0].cpu().numpy()
+    xy = peaks.xy[0].cpu().double().numpy()
+    person = np.full(valid.shape, -1)
     for number in range(skeleton.num_keypoints):
-        rows = np.flatnonzero(keypoint == number)
+        slots = np.flatnonzero(valid[number])
         people = np.flatnonzero((labels.visibility[:, number] > 0) & ~labels.crowd)
-        offsets = xy[rows, None] - labels.keypoints[people, number].astype(np.float64)[None]
+        offsets = xy[number, slots, None] - labels.keypoints[people, number].astype(np.float64)[None]
         similarity = keypoint_similarity(
             torch.from_numpy((offsets**2).sum(-1)),
             torch.from_numpy(labels.areas[people].astype(np.float64)),
             torch.tensor(skeleton.oks_sigmas[number], dtype=torch.float64),
         ).numpy()
-        owner = _owners(similarity, LEAST_SIMILARITY)
-        person[rows] = np.where(owner >= 0, people[owner] if len(people) else -1, -1)
-    return PicturePeaks(xy, keypoint, person, peaks.scores[0].cpu().numpy()[keypoint, slot])
+        person[number, slots] = np.append(people, -1)[_owners(similarity, LEAST_SIMILARITY)]
+    return person
 
 
 def _owners(fit: np.ndarray, least: float) -> np.ndarray:

@@ -191,9 +191,7 @@ def _joined(results: list[list[dict]], rows: Sequence[int]) -> list[dict]:
     # Two boxes in one place that get the same make the same person twice, which the evaluation takes for a mistake in
     # the file. They are two answers here: told apart by a score too small to change any order.
     return [
-        person | {"score": person["score"] - 1e-12 * place}
-        for row in rows
-        for place, person in enumerate(results[row])
+        person | {"score": person["score"] - 1e-12 * place} for row in rows for place, person in enumerate(results[row])
     ]
 
 

@@ -36,26 +36,57 @@ def oks(
     Returns:
         [P, G] float64 in [0, 1].
     """
-    labelled = np.asarray(visibility) > 0
-    truth = np.where(labelled[..., None], np.asarray(truth, np.float64), 0.0)
-    offsets = np.asarray(keypoints, np.float64)[:, None] - truth[None]
+    boxes = None if boxes is None else np.asarray(boxes)[None]
+    return aligned_oks(
+        np.asarray(keypoints, np.float64)[:, None],
+        np.asarray(truth, np.float64)[None],
+        np.asarray(visibility)[None],
+        np.asarray(areas)[None],
+        oks_sigmas,
+        boxes,
+    )
+
+
+def aligned_oks(
+    keypoints: np.ndarray,
+    truth: np.ndarray,
+    visibility: np.ndarray,
+    areas: np.ndarray,
+    oks_sigmas: Sequence[float],
+    boxes: np.ndarray | None = None,
+) -> np.ndarray:
+    """:func:`oks` of poses [..., K, 2] with people whose arrays broadcast against them; [...] float64."""
+    labelled = visibility > 0
+    offsets = keypoints - np.where(labelled[..., None], truth, 0.0)
     if boxes is not None:
-        unlabelled = ~labelled.any(axis=1)
-        boxes = np.asarray(boxes, np.float64)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        low, high = boxes[:, None, :2] - sides[:, None], boxes[:, None, 2:] + sides[:, None]
-        points = np.asarray(keypoints, np.float64)[:, None]
-        outside = np.maximum(0, low - points) + np.maximum(0, points - high)
-        offsets = np.where(unlabelled[None, :, None, None], outside, offsets)
-        labelled = labelled | unlabelled[:, None]
-    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
-    scales = (np.asarray(areas, np.float64) + np.spacing(1))[None, :, None]
-    similarities = np.exp(-(offsets**2).sum(axis=-1) / variances / scales / 2)
+        unlabelled = ~labelled.any(axis=-1)
+        boxes = boxes.astype(np.float64)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        low, high = (boxes[..., :2] - sides)[..., None, :], (boxes[..., 2:] + sides)[..., None, :]
+        outside = np.maximum(0, low - keypoints) + np.maximum(0, keypoints - high)
+        offsets = np.where(unlabelled[..., None, None], outside, offsets)
+        labelled = labelled | unlabelled[..., None]
+    similarities = point_similarity(offsets, areas, oks_sigmas)
     return (similarities * labelled).sum(axis=-1) / labelled.sum(axis=-1).clip(1)
 
 
+def point_similarity(offsets: np.ndarray, areas: np.ndarray, oks_sigmas: Sequence[float]) -> np.ndarray:
+    """One keypoint's share of the similarity, exp(-d^2 / (2 area (2 sigma)^2)).
+
+    Args:
+        offsets: [..., K, 2] pixels between prediction and annotation; areas: [...] of the annotated people, pixels.
+        oks_sigmas: [K].
+
+    Returns:
+        [..., K] float64 in [0, 1].
+    """
+    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
+    scales = (np.asarray(areas, np.float64) + np.spacing(1))[..., None]
+    return np.exp(-(np.asarray(offsets, np.float64) ** 2).sum(axis=-1) / variances / scales / 2)
+
+
 def keypoint_similarity(squared_distances: Tensor, areas: Tensor, oks_sigmas: Tensor) -> Tensor:
-    """Similarity of single keypoints, exp(-d^2 / (2 area (2 sigma)^2)), on tensors.
+    """:func:`point_similarity` on tensors, from squared distances.
 
     Args:
         squared_distances: [..., K] pixels squared; areas: broadcast against it, pixels; oks_sigmas: [K].

@@ -34,6 +34,11 @@ class Results:
     def __len__(self) -> int:
         return len(self.picture)
 
+    @property
+    def xy(self) -> np.ndarray:
+        """[D, K, 2] positions."""
+        return self.keypoints.reshape(len(self), self.keypoints.shape[1] // 3, 3)[..., :2]
+
 
 def read_results(source: str | os.PathLike | Iterable[Mapping]) -> list[Mapping]:
     """COCO results from a JSON file, or the list itself; the dicts are the caller's own, not to be written to."""
@@ -61,12 +66,13 @@ def check_results(predictions: Sequence[Mapping], truth: GroundTruth, skeleton: 
     keypoints, scores = _checked_numbers(predictions, skeleton)
     picture = truth.positions([prediction["image_id"] for prediction in predictions], "predictions")
     if predictions and "category_id" in predictions[0]:
-        for index, prediction in enumerate(predictions):
-            if prediction["category_id"] != truth.category_id:
-                raise ValueError(
-                    f"{_where(predictions, index)}: category_id is {prediction['category_id']!r}, people of the "
-                    f"ground truth have {truth.category_id}; COCO scores another category as 0 without a word"
-                )
+        wrong = [index for index, own in enumerate(predictions) if own["category_id"] != truth.category_id]
+        if wrong:
+            raise ValueError(
+                f"{_where(predictions, wrong[0])}: category_id is {predictions[wrong[0]]['category_id']!r}, people of "
+                f"the ground truth have {truth.category_id}; so it is in {len(wrong)} of {len(predictions)} entries. "
+                "COCO scores another category as 0 without a word"
+            )
     results = Results(picture, keypoints, scores)
     _refuse_repeated(predictions, results, truth)
     return results
