@@ -30,7 +30,7 @@ from multiposenet.cli import UNREADABLE
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.sources import open_dataset, read_labels
 from multiposenet.decode.assignment import ASSIGNMENTS
-from multiposenet.evaluation.grouping_detections import owned_boxes, owned_peaks
+from multiposenet.evaluation.grouping_detections import found_by_network, owned_boxes, owned_peaks
 from multiposenet.evaluation.grouping_inputs import (
     INPUTS,
     SEED,
@@ -51,15 +51,14 @@ from multiposenet.evaluation.grouping_scores import (
     measure_ceiling,
     measure_grouping,
 )
-from multiposenet.geometry import CropWindow
 from multiposenet.groupings import GROUPINGS, build_grouping, with_assignment
 from multiposenet.importers import read_weights
 from multiposenet.methods import build_method
-from multiposenet.predictor import PosePredictor, letterbox_image, load
+from multiposenet.predictor import PosePredictor, load
 from multiposenet.prior import GaussianPrior
 from multiposenet.runs import open_run_folder
 from multiposenet.skeletons import Skeleton, get_skeleton
-from multiposenet.structures import Detections, Peaks, PersonLabels
+from multiposenet.structures import PersonLabels
 
 BASELINES = ("strongest_peak", "nearest_centre", "gaussian_prior")
 CEILING = "ceiling"
@@ -154,9 +153,7 @@ class Task:
 
 def as_row(grouping: str, assignment: str, given: str, scores: GroupingScores, ceiling: GroupingScores) -> dict:
     """One entry of ``grouping.json``."""
-    crowding = [
-        {**own, "ceiling": best.get("AP")} for own, best in zip(scores.crowding, ceiling.crowding, strict=True)
-    ]
+    crowding = [{**own, "ceiling": best.get("AP")} for own, best in zip(scores.crowding, ceiling.crowding, strict=True)]
     return {
         "grouping": grouping,
         "assignment": assignment,
@@ -210,23 +207,22 @@ def open_grouping(file: str, skeleton: Skeleton, device: str) -> tuple[str, Call
 def label_inputs(dataset: CocoKeypoints, skeleton: Skeleton) -> dict[str, GroupingInput]:
     """The four inputs that are made of labels alone."""
     labels = read_labels(dataset)
-    return {
-        name: make_input(labels, dataset.image_ids, skeleton.num_keypoints, *how) for name, how in INPUTS.items()
-    }
+    return {name: make_input(labels, dataset.image_ids, skeleton.num_keypoints, *how) for name, how in INPUTS.items()}
 
 
 def detected_inputs(predictor: PosePredictor, dataset: CocoKeypoints) -> dict[str, GroupingInput]:
     """Labels crossed with what a network finds in the pictures: two halves that are the labels', two that are not."""
     labels: list[PersonLabels] = []
     halves = {part: {"label": [], "network": []} for part in ("peaks", "boxes")}
-    for sample in (dataset[index] for index in range(len(dataset))):
-        peaks, detections = detect(predictor, sample.image)
-        labels.append(sample.labels)
+    for image_id, (picture, (peaks, detections)) in zip(
+        dataset.image_ids, found_by_network(predictor, dataset), strict=True
+    ):
+        labels.append(picture)
         for kind, own, found in (
-            ("peaks", label_peaks(sample.labels, PeakDegradation(), _dice(sample.image_id, 0)),
-             owned_peaks(peaks, sample.labels, dataset.skeleton)),
-            ("boxes", label_boxes(sample.labels, BoxDegradation(), _dice(sample.image_id, 1)),
-             owned_boxes(detections, sample.labels)),
+            ("peaks", label_peaks(picture, PeakDegradation(), _dice(image_id, 0)),
+             owned_peaks(peaks, picture, dataset.skeleton)),
+            ("boxes", label_boxes(picture, BoxDegradation(), _dice(image_id, 1)),
+             owned_boxes(detections, picture)),
         ):  # fmt: skip
             halves[kind]["label"].append(own)
             halves[kind]["network"].append(found)
@@ -236,19 +232,6 @@ def detected_inputs(predictor: PosePredictor, dataset: CocoKeypoints) -> dict[st
         )
         for peaks, boxes in itertools.product(halves["peaks"], halves["boxes"])
     }
-
-
-@torch.inference_mode()
-def detect(predictor: PosePredictor, image: np.ndarray) -> tuple[Peaks, Detections]:
-    """A network's peaks and boxes in one picture [H, W, 3], in that picture's pixels."""
-    window = CropWindow.letterbox(image.shape[:2], predictor.image_size)
-    canvas = letterbox_image(image, predictor.image_size)[None].to(predictor.device).float().div_(255)
-    outputs, _ = predictor.model(canvas.contiguous(memory_format=torch.channels_last))
-    peaks, detections = predictor.method.decoder.detect(outputs)
-    return (
-        Peaks(window.keypoints_to_image(peaks.xy.cpu()), peaks.scores.cpu(), peaks.valid.cpu()),
-        Detections(window.boxes_to_image(detections.boxes.cpu()), detections.scores.cpu(), detections.valid.cpu()),
-    )
 
 
 def _dice(image_id: int, part: int) -> np.random.Generator:

@@ -32,7 +32,8 @@ class Candidates(TensorFields):
         picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
         peak: [B, K, T] long, index into the picture's M peaks, likeliest first; allowed: [B, K, T] bool.
         fit: [B, K, T], log-likelihood under the prior relative to its highest, 0 and below; -inf where not allowed.
-        row: [S] long, the box (of B) of each token, ascending; place: [S] long, which of the box's K x T candidates.
+        row: [S] long, the box (of B) of each token, ascending; place: [S] long, which of the box's K x T candidates;
+            keypoint: [S] long.
         valid: [S] bool, all True when packed.
         features: [S, BOX_FEATURES + OWN_FEATURES + R x RIVAL_FEATURES].
         box_features: [B, BOX_FEATURES].
@@ -48,6 +49,7 @@ class Candidates(TensorFields):
     fit: Tensor
     row: Tensor
     place: Tensor
+    keypoint: Tensor
     valid: Tensor
     features: Tensor
     box_features: Tensor
@@ -56,21 +58,17 @@ class Candidates(TensorFields):
     packed: bool
 
     @property
-    def keypoint(self) -> Tensor:
-        """[S] long, the keypoint of each token."""
-        return self.place // max(1, self.peak.shape[2])
-
-    @property
     def count(self) -> Tensor:
         """[B] long, tokens of each box."""
         own = self.allowed.flatten(1).sum(1)
         return own if self.packed else torch.full_like(own, self.allowed[0].numel() if len(own) else 0)
 
-    def to_table(self, tokens: Tensor) -> Tensor:
-        """Numbers [S] of tokens as a table [B, K, T]; 0 where there is no valid token."""
-        table = tokens.new_zeros(self.allowed.numel())
-        at = self.row * self.allowed[0].numel() + self.place if len(self.allowed) else self.row
-        return table.scatter(0, at, torch.where(self.valid, tokens, 0.0)).view(self.allowed.shape)
+    def to_tables(self, tokens: Tensor) -> Tensor:
+        """Numbers [F, S] of tokens as tables [F, B, K, T]; 0 where there is no valid token."""
+        places = self.allowed[0].numel() if len(self.allowed) else 0
+        tables = tokens.new_zeros(len(tokens), self.allowed.numel())
+        tables = tables.index_copy(1, self.row * places + self.place, torch.where(self.valid, tokens, 0.0))
+        return tables.view(len(tokens), *self.allowed.shape)
 
     @property
     def peak_number(self) -> Tensor:
@@ -89,6 +87,7 @@ class CandidateScores(TensorFields):
         log_claims: [B, K, T], log-probability of this box over all boxes that have the candidate's peak, and "nobody".
         log_nobody: [N, K, M], log-probability that a peak is nobody's; 0 where no box has it.
         positions: [B, K, 2], where each keypoint is expected, as shares of the box.
+        person_logits: [B], log-odds form of the similarity (OKS) that is expected of the person.
     """
 
     candidates: Candidates
@@ -96,6 +95,13 @@ class CandidateScores(TensorFields):
     log_claims: Tensor
     log_nobody: Tensor
     positions: Tensor
+    person_logits: Tensor
+
+    @property
+    def chances(self) -> Tensor:
+        """[B, K, T] in [0, 1]: the geometric mean of choice and claim, 0 where a candidate is not allowed."""
+        chances = (0.5 * (self.log_scores[..., :-1] + self.log_claims)).exp()
+        return torch.where(self.candidates.allowed, chances, 0.0)
 
 
 @torch.no_grad()
@@ -120,119 +126,187 @@ def collect_candidates(
         pack: only valid boxes and only candidates that there are. False keeps every slot, so that shapes depend on
             shapes alone (export).
     """
-    max_peaks = peaks.scores.shape[2]
-    if pack:
-        picture, slot = detections.valid.nonzero(as_tuple=True)
-    else:
-        every = torch.arange(detections.valid.numel(), device=detections.valid.device)
-        picture, slot = every // detections.valid.shape[1], every % detections.valid.shape[1]
-    boxes, box_scores = detections.boxes[picture, slot], detections.scores[picture, slot]
-    real = detections.valid[picture, slot] & ((boxes[:, 2:] - boxes[:, :2]) > 0).all(-1)
+    (n, num_keypoints, max_peaks), num_pairs = peaks.scores.shape, peaks.scores[0].numel()
+    boxes = _Boxes.of(detections, pack)
 
-    shares = points_to_shares(peaks.xy[picture], boxes[:, None, None])  # [B, K, M, 2]
-    near = peaks.valid[picture] & real[:, None, None] & ((shares > -margin) & (shares < 1 + margin)).all(-1)
+    # x and y lie in planes of their own, here and below: arithmetic on pairs of numbers is slow.
+    planes = peaks.xy.movedim(-1, 0).reshape(2, n, num_pairs)
+    points = planes.index_select(1, boxes.picture).movedim(0, -1).unflatten(1, (num_keypoints, max_peaks))
+    shares = points_to_shares(points, boxes.edges[:, None, None])  # [B, K, M, 2]
+    inside = (shares > -margin) & (shares < 1 + margin)
+    there = peaks.valid.index_select(0, boxes.picture) & boxes.real[:, None, None]
+    near = there & inside[..., 0] & inside[..., 1]
     standard = prior.standardise(shares)
-    fits = torch.where(near, (-0.5 * standard.square().sum(-1)).clamp(min=-_FARTHEST), -torch.inf)
+    distance = standard[..., 0].square() + standard[..., 1].square()
+    fits = torch.where(near, (-0.5 * distance).clamp(min=-_FARTHEST), -torch.inf)
     fit, peak = fits.topk(min(most, max_peaks), dim=-1)  # [B, K, T]
     allowed = fit > -torch.inf
 
-    flat = allowed.flatten(1)
-    if pack:
-        row, place = flat.nonzero(as_tuple=True)
-    else:
-        every = torch.arange(flat.numel(), device=flat.device)
-        row, place = every // max(1, flat.shape[1]), every % max(1, flat.shape[1])
-    valid = flat[row, place]
-    keypoint = place // max(1, peak.shape[2])
-    pair = keypoint * max_peaks + peak.flatten(1)[row, place]  # [S] of K x M
-    own_fit = torch.where(valid, fits.flatten(1)[row, pair], 0.0)
-    box_features = _box_features(boxes, box_scores, allowed, detections.valid.sum(1)[picture])
+    tokens = _Tokens.of(allowed, peak, boxes.picture, max_peaks, pack)
+    box_features = _box_features(boxes, allowed, detections.valid)
     rival_features, rivals, claimants = _rivals(
-        fits, row, pair, valid, boxes, box_scores, peaks.xy, picture, slot, detections.valid.shape, num_rivals
+        fits.flatten(1), boxes, tokens, planes.flatten(1), detections.valid.shape, num_rivals
     )
+    seen_from_box = torch.cat([_planes(shares), _planes(standard)]).flatten(1).index_select(1, tokens.cell)
+    of_keypoint = torch.stack([fit[..., :1].sum(-1), near.sum(-1).log1p()]).flatten(1)
+    best_fit, alike = of_keypoint.index_select(1, tokens.row * num_keypoints + tokens.keypoint)
+    own_fit = fits.flatten().index_select(0, tokens.cell)
     own = [
-        2 * shares.flatten(1, 2)[row, pair] - 1,
-        standard.flatten(1, 2)[row, pair].clamp(-6, 6) / 3,
+        2 * seen_from_box[:2] - 1,
+        seen_from_box[2:].clamp(-6, 6) / 3,
         torch.stack(
             [
                 own_fit / 10,
-                (own_fit - fit[row, keypoint, torch.zeros_like(row)]) / 10,
-                peaks.scores.flatten(1)[picture[row], pair],
-                (place % max(1, peak.shape[2])) / most,
-                near.sum(-1)[row, keypoint].log1p(),
+                (own_fit - best_fit) / 10,
+                peaks.scores.flatten().index_select(0, tokens.number),
+                tokens.rank / most,
+                alike,
                 claimants.log1p(),
-            ],
-            dim=-1,
+            ]
         ),
     ]
-    features = torch.cat([box_features[row], *own, rival_features.flatten(1)], dim=-1)
-    features = torch.where(valid[:, None], features, 0.0)
-    slots = (*detections.valid.shape, max_peaks)
-    return Candidates(picture, slot, peak, allowed, fit, row, place, valid, features, box_features, rivals, slots, pack)
+    features = torch.cat([box_features.T.index_select(1, tokens.row), *own, rival_features.flatten(0, 1)])
+    if not pack:
+        features = torch.where(tokens.valid, features, 0.0)
+    return Candidates(
+        boxes.picture,
+        boxes.slot,
+        peak,
+        allowed,
+        fit,
+        tokens.row,
+        tokens.place,
+        tokens.keypoint,
+        tokens.valid,
+        features.T,
+        box_features,
+        rivals,
+        (*detections.valid.shape, max_peaks),
+        pack,
+    )
 
 
-def _box_features(boxes: Tensor, scores: Tensor, allowed: Tensor, company: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Boxes:
+    """The B boxes that are asked: edges [B, 4], logarithms of sides of at least a pixel [B, 2], scores [B]; real [B]
+    bool, there and not without area.
+    """
+
+    picture: Tensor
+    slot: Tensor
+    edges: Tensor
+    log_sides: Tensor
+    scores: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, detections: Detections, pack: bool) -> _Boxes:
+        people = detections.valid.shape[1]
+        valid = detections.valid.flatten()
+        at = valid.nonzero()[:, 0] if pack else torch.arange(len(valid), device=valid.device)
+        edges = detections.boxes.flatten(0, 1).index_select(0, at)
+        sides = edges[:, 2:] - edges[:, :2]
+        real = (sides > 0).all(-1) & valid.index_select(0, at)
+        scores = detections.scores.flatten().index_select(0, at)
+        return cls(at // max(1, people), at % max(1, people), edges, sides.clamp(min=1.0).log(), scores, real)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Which candidates become the S tokens, all [S].
+
+    Args:
+        row: of B boxes; keypoint: of K; rank: of T, 0 the likeliest; place: of K x T; valid: bool.
+        pair: which keypoint's peak, of K x M; cell: that of this box, of B x K x M; number: of this picture, of
+            N x K x M.
+    """
+
+    row: Tensor
+    keypoint: Tensor
+    rank: Tensor
+    place: Tensor
+    valid: Tensor
+    pair: Tensor
+    cell: Tensor
+    number: Tensor
+
+    @classmethod
+    def of(cls, allowed: Tensor, peak: Tensor, picture: Tensor, max_peaks: int, pack: bool) -> _Tokens:
+        num_keypoints, most = allowed.shape[1:]
+        if pack:
+            row, keypoint, rank = allowed.nonzero(as_tuple=True)
+        else:
+            every = (torch.arange(size, device=allowed.device) for size in allowed.shape)
+            row, keypoint, rank = (axis.flatten() for axis in torch.meshgrid(*every, indexing="ij"))
+        place = keypoint * most + rank
+        at = row * (num_keypoints * most) + place
+        pair = keypoint * max_peaks + peak.flatten().index_select(0, at)
+        num_pairs = num_keypoints * max_peaks
+        number = picture.index_select(0, row) * num_pairs + pair
+        valid = allowed.flatten().index_select(0, at)
+        return cls(row, keypoint, rank, place, valid, pair, row * num_pairs + pair, number)
+
+
+def _planes(points: Tensor) -> Tensor:
+    """[..., 2] as [2, ...]."""
+    return points.movedim(-1, 0)
+
+
+def _box_features(boxes: _Boxes, allowed: Tensor, valid: Tensor) -> Tensor:
     """[B, BOX_FEATURES]: size, shape, score, how much lies in the window and how many people are in the picture."""
-    width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).log().unbind(-1)
+    width, height = boxes.log_sides.unbind(-1)
     usual = math.log(_USUAL_SIDE)
     seen = allowed.any(-1).float().mean(-1)
-    return torch.stack([width - usual, height - usual, width - height, scores, seen, company.log1p() / 2], dim=-1)
+    company = valid.sum(1)[boxes.picture].log1p() / 2
+    return torch.stack([width - usual, height - usual, width - height, boxes.scores, seen, company], dim=-1)
 
 
 def _rivals(
-    fits: Tensor,
-    row: Tensor,
-    pair: Tensor,
-    valid: Tensor,
-    boxes: Tensor,
-    box_scores: Tensor,
-    xy: Tensor,
-    picture: Tensor,
-    slot: Tensor,
-    slots: tuple[int, int],
-    num_rivals: int,
+    fits: Tensor, boxes: _Boxes, tokens: _Tokens, xy: Tensor, slots: tuple[int, int], num_rivals: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The other boxes that a token's peak suits best, and that peak's tokens in them.
 
+    Args:
+        fits: [B, K x M]; xy: [2, N x K x M].
+
     Returns:
-        features [S, R, RIVAL_FEATURES], tokens [S, R] as in :class:`Candidates`, and how many boxes have the peak in
+        features [R, RIVAL_FEATURES, S], tokens [S, R] as in :class:`Candidates`, and how many boxes have the peak in
         their window [S].
     """
-    rows, num_pairs = len(fits), fits.shape[1] * fits.shape[2]
-    device = fits.device
+    rows, num_pairs = fits.shape
     # One more than is asked for, since a box itself is among the best.
-    claims = fits.new_full((slots[0], max(slots[1], num_rivals + 1), num_pairs), -torch.inf)
-    claims[picture, slot] = fits.flatten(1)
-    best_fits, best_slots = claims.topk(num_rivals + 1, dim=1)  # [N, R + 1, K x M]
-    owner = picture[row]
-    claimants = (claims > -torch.inf).sum(1)[owner, pair]
-    best_fits, best_slots = best_fits.transpose(1, 2)[owner, pair], best_slots.transpose(1, 2)[owner, pair]
-    oneself_before = (best_slots == slot[row, None]).cumsum(-1)[:, :num_rivals]
-    pick = torch.arange(num_rivals, device=device) + oneself_before
-    rival_fit, rival_slot = best_fits.gather(-1, pick), best_slots.gather(-1, pick)  # [S, R]
-    there = (rival_fit > -torch.inf) & valid[:, None]
-
-    row_of = torch.zeros(claims.shape[:2], dtype=torch.long, device=device)
-    row_of[picture, slot] = torch.arange(rows, device=device)
-    rival_row = row_of[owner[:, None], rival_slot]
-    own_boxes, rival_boxes = boxes[row, None], boxes[rival_row]
-    sides, rival_sides = ((edges[..., 2:] - edges[..., :2]).clamp(min=1.0).log() for edges in (own_boxes, rival_boxes))
-    own_fit = fits.flatten(1)[row, pair][:, None]
-    points = xy.flatten(1, 2)[owner, pair][:, None]
-    numbers = [
-        torch.ones_like(rival_fit),
-        (own_fit - rival_fit) / 10,
-        rival_fit / 10,
-        box_scores[rival_row] - box_scores[row, None],
-    ]
-    features = torch.cat(
-        [torch.stack(numbers, dim=-1), rival_sides - sides, 2 * points_to_shares(points, rival_boxes) - 1], dim=-1
+    n, room = slots[0], max(slots[1], num_rivals + 1)
+    owner = boxes.picture * room
+    at = owner + boxes.slot
+    claims = fits.new_full((n * room, num_pairs), -torch.inf).index_copy(0, at, fits).view(n, room, num_pairs)
+    row_of = at.new_zeros(n * room).index_copy(0, at, torch.arange(rows, device=at.device))
+    best_fits, best_slots = (
+        best.transpose(0, 1).flatten(1).index_select(1, tokens.number) for best in claims.topk(num_rivals + 1, dim=1)
     )
-    features = torch.where(there[..., None], features, 0.0)
+    claimants = (claims > -torch.inf).sum(1).flatten().index_select(0, tokens.number)
+    oneself_before = (best_slots[:-1] == boxes.slot.index_select(0, tokens.row)).cumsum(0) > 0
+    rival_fit = torch.where(oneself_before, best_fits[1:], best_fits[:-1])  # [R, S]
+    rival_slot = torch.where(oneself_before, best_slots[1:], best_slots[:-1])
+    there = (rival_fit > -torch.inf) & tokens.valid
+    rival_row = row_of.index_select(0, (owner.index_select(0, tokens.row) + rival_slot).flatten())
+
+    table = torch.cat([boxes.edges, boxes.log_sides, boxes.scores[:, None]], dim=1).T
+    own, rival = table.index_select(1, tokens.row), table.index_select(1, rival_row).unflatten(1, there.shape)
+    own_fit = fits.flatten().index_select(0, tokens.cell)
+    points = xy.index_select(1, tokens.number)
+    shares = points_to_shares(points.T, rival[:4].movedim(0, -1))
+    features = torch.cat(
+        [
+            torch.stack([torch.ones_like(rival_fit), (own_fit - rival_fit) / 10, rival_fit / 10, rival[6] - own[6]]),
+            rival[4:6] - own[4:6, None],
+            2 * _planes(shares) - 1,
+        ]
+    )
+    features = torch.where(there, features, 0.0).transpose(0, 1)
 
     # Where each pair became a token; what is no valid token is written to a place that nobody reads.
-    token_of = torch.full((rows * num_pairs + 1,), -1, dtype=torch.long, device=device)
-    at = torch.where(valid, row * num_pairs + pair, rows * num_pairs)
-    token_of[at] = torch.arange(len(row), device=device)
-    tokens = token_of[rival_row * num_pairs + pair[:, None]]
-    return features, torch.where(there, tokens, -1), claimants
+    token_of = torch.full((rows * num_pairs + 1,), -1, dtype=torch.long, device=at.device)
+    token = torch.arange(len(tokens.row), device=at.device)
+    token_of = token_of.index_copy(0, torch.where(tokens.valid, tokens.cell, rows * num_pairs), token)
+    rival_token = token_of.index_select(0, (rival_row.view(there.shape) * num_pairs + tokens.pair).flatten())
+    return features, torch.where(there, rival_token.view(there.shape), -1).T, claimants

@@ -69,4 +69,5 @@ class GaussianPrior(nn.Module):
         offsets = shares - self.mean[:, None]
         first = offsets[..., 0] / across[:, None]
         second = (offsets[..., 1] - lean[:, None] * first) / rest[:, None]
-        return torch.stack([first, second], dim=-1)
+        # In planes: what comes after runs through all first numbers, then through all second ones.
+        return torch.stack([first, second]).movedim(0, -1)

@@ -5,6 +5,7 @@
     python prn_train/train.py --opt prn_train/options.toml --data COCO
     python prn_train/train.py --opt prn_train/set_assignment.toml --data COCO
     python prn_train/train.py --model multiposenet_lite --weights runs/train/best.safetensors
+    python prn_train/train.py --weights MODEL --init GROUPING --learn_from network --data COCO      # needs the pictures
 
 With a whole model the result is that model's weights file with its grouping in it, trained; the rest is that of
 ``--weights``, or random. With a grouping (``pose_residual``, ``set_assignment``) it is a file of the grouping alone,
@@ -22,18 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from multiposenet.data.coco import CocoKeypoints
+from multiposenet.data.grouping_outputs import OutputSamples
 from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.distributed import is_first, process_group
 from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, freeze, seed_everything
+from multiposenet.evaluation.grouping_detections import network_input
 from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
 from multiposenet.evaluation.grouping_scores import measure_grouping
-from multiposenet.groupings import GROUPINGS, GroupingMethod, build_grouping
+from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
+from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, TensorFields
@@ -42,9 +46,11 @@ CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
 FREE_ON_RESUME = (
-    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights", "label_cache"
+    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights", "init", "label_cache"
 )  # fmt: skip
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
+
+SOURCES = ("labels", "network")
 
 GOALS = ("AP", "AP_degraded", "AP_mean")
 """Figures that can decide which weights are best: on the labels as they are, on both degraded, their mean."""
@@ -60,6 +66,7 @@ class PrnOptions:
         choices=[*list_models(), "pose_residual", "set_assignment"],
     )
     weights: str | None = option(None, "weights file of that model to start from")
+    init: str | None = option(None, "whole model: a grouping's own file that takes the place of the weights' grouping")
     skeleton: str | None = option(None, "built-in skeleton or TOML file; default: the weights', else coco_person")
     data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout; pictures are not needed")
     split: str = option("train2017", "training split of the folder")
@@ -94,6 +101,11 @@ class PrnOptions:
     false_boxes: float = option(0.5, "set assignment: mean number of false boxes a picture")
     score_noise: float = option(0.1, "set assignment: mean shortfall of the scores of true peaks and boxes")
     zoom: float = option(0.3, "set assignment: spread of the logarithm of a picture's scale")
+    learn_from: str = option(
+        "labels",
+        "set assignment in a whole model: degraded labels, or what that model's --weights find in the pictures",
+        choices=SOURCES,
+    )
     clean: float = option(0.3, "set assignment: share of pictures with clean peaks, and of those with clean boxes")
     goal: str = option("AP", "figure by which the best weights are chosen", choices=GOALS)
     validate_every: int = option(1, "epochs between validations")
@@ -129,7 +141,11 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         options.val_data or options.data, options.val_split, method.skeleton, options.val_limit, options.val_count,
         SELECTION_SEED, with_keypoints=True, label_cache=packed,
     )  # fmt: skip
-    lessons = LESSONS[kind](read_labels(training, options.num_workers), method.skeleton, grouping, device, options)
+    if options.learn_from == "network":
+        lessons, validate = output_lessons(method, kind, training, validation, device, options)
+    else:
+        lessons = LESSONS[kind](read_labels(training, options.num_workers), method.skeleton, grouping, device, options)
+        validate = validation_figures(grouping, validation, options.num_workers, method.skeleton, device)
     optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
     schedule = rate_schedule(optimizer, sum(map(lessons.steps, range(options.number_of_epoch))), options)
     facts = {
@@ -150,7 +166,7 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         schedule,
         folder,
         facts,
-        validation_figures(grouping, validation, options.num_workers, method.skeleton, device),
+        validate,
         goal=options.goal,
         clip=options.clip,
         frozen=others,
@@ -175,7 +191,8 @@ def open_method(options: PrnOptions) -> tuple[PoseMethod | GroupingMethod, str, 
         method = build_grouping(options.model, options.weights, options.skeleton, **given)
         return method, method.name, method.grouping
     chain = {f"prn_{name}": value for name, value in given.items()}
-    method = build_method(options.model, options.weights, options.skeleton, **chain)
+    parts = {} if options.init is None else {PART: options.init}
+    method = build_method(options.model, options.weights, options.skeleton, parts, **chain)
     return method, method.options.get("grouping", "pose_residual"), method.decoder.grouping
 
 
@@ -257,6 +274,50 @@ def picture_lessons(
         batches=lambda epoch, seed, first_step: samples.batches(options.batch_size, augmentation, seed, first_step),
         losses=lambda network, batch: network.loss(**vars(batch)),
     )
+
+
+def output_lessons(
+    method: PoseMethod | GroupingMethod,
+    kind: str,
+    training: CocoKeypoints | SyntheticPeople,
+    validation: CocoKeypoints | SyntheticPeople,
+    device: torch.device,
+    options: PrnOptions,
+) -> tuple[Lessons, Callable[[nn.Module], dict[str, float]]]:
+    """For the set assignment of a whole model: a whole picture a sample, with the peaks and boxes that the model finds.
+
+    It starts from a grouping that has learnt from labels; that one's prior stays.
+
+    Returns:
+        lessons, and a function that measures the model's people on the validation pictures.
+
+    Raises:
+        ValueError: there is no trained model to find anything, or it has another kind of grouping.
+    """
+    if kind != "set_assignment" or not isinstance(method, PoseMethod) or options.weights is None:
+        raise ValueError(
+            "learn_from = 'network' needs a whole model (--model) with trained --weights, and a set assignment to "
+            f"start from (--init FILE); got model {options.model!r}, weights {options.weights}, grouping {kind!r}"
+        )
+    predictor = PosePredictor(method, device)
+    found = network_input(predictor, training)
+    samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton).to(device)
+    measured, truth = network_input(predictor, validation), validation.ground_truth()
+
+    def validate(weights: nn.Module) -> dict[str, float]:
+        weights.eval()
+        return measure_grouping(
+            method.decoder.grouping, measured, validation.image_ids, truth, method.skeleton, device=device
+        ).numbers
+
+    return Lessons(
+        people=samples.people,
+        steps=lambda epoch: samples.steps(options.batch_size),
+        batches=lambda epoch, seed, first_step: samples.batches(
+            options.batch_size, options.flip, options.zoom, seed, first_step
+        ),
+        losses=lambda network, batch: network.loss(**vars(batch)),
+    ), validate
 
 
 LESSONS: dict[str, Callable[..., Lessons]] = {"pose_residual": grid_lessons, "set_assignment": picture_lessons}

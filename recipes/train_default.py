@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Makes the weights that ship with the package, from nothing but seeds.
+"""Makes the weights that ship with the package, from seeds and COCO's keypoint labels; no photograph is read.
 
-    python recipes/train_default.py --work DIR
+    python recipes/train_default.py --work DIR --labels COCO
 
-Draws synthetic people to disk, trains the pose residual network on their labels and the shared network on their
-pictures in several parts (small crops, then people of all sizes), measures the chain on held-out people and writes
-the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated. Two processes
-train (``torchrun``), with one thread each: on two cores a third more pictures a second than one process with two.
+Draws synthetic people to disk; trains the set assignment on COCO's labels and the shared network on the drawn pictures
+in several parts (small crops, then people of all sizes); teaches the set assignment that network's own peaks and boxes;
+measures the chain on held-out people; writes the weights with all of this in their metadata. Steps whose result lies
+in DIR already are not repeated. Two processes train (``torchrun``), with one thread each: on two cores a third more
+pictures a second than one process with two.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ PARTS = ("a", "b", "c", "d")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 1.5 GB")
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="folder with COCO's annotations/; no pictures"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "multiposenet" / "assets" / DEFAULT_WEIGHTS)
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -44,24 +48,32 @@ def main() -> None:
         "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
         "--people", "0-8", "--workers", 2,
     )  # fmt: skip
-    prn = work / "prn"
+    grouping = work / "grouping"
     step(
-        prn / "finished",
-        "prn_train/train.py", "--data", people, "--val_data", "synthetic", "--number_of_epoch", 10, "--exp", prn,
+        grouping / "finished",
+        "prn_train/train.py", "--opt", ROOT / "prn_train" / "set_assignment.toml", "--data", arguments.labels,
+        "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
-    start: list[str | Path] = ["--init", f"prn={prn / 'last.safetensors'}"]
+    weights, start = grouping / "last.safetensors", "--init"
     for part in PARTS:
         run = work / f"shared_{part}"
         step(
             run / "finished",
             "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", people,
-            "--out", run, *start, processes=1 if part == "a" else 2,
+            "--out", run, start, f"prn={weights}" if start == "--init" else weights,
+            processes=1 if part == "a" else 2,
         )  # fmt: skip
-        start = ["--weights", run / "last.safetensors"]
-    result = start[1]
+        weights, start = run / "last.safetensors", "--weights"
+    own = work / "own_outputs"
+    step(
+        own / "finished",
+        "prn_train/train.py", "--opt", ROOT / "prn_train" / "own_outputs.toml", "--weights", weights, "--data", people,
+        "--limit", 2500, "--val_data", "synthetic", "--exp", own,
+    )  # fmt: skip
+    result = own / "last.safetensors"
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", evaluation)
-    export(Path(result), work, arguments.out)
+    export(result, work, arguments.out)
 
 
 def step(result: Path, script: str, *arguments: object, processes: int = 1) -> None:
@@ -83,7 +95,10 @@ def step(result: Path, script: str, *arguments: object, processes: int = 1) -> N
 def export(weights: Path, work: Path, out: Path) -> None:
     """Writes the weights in half precision, with where they come from and what they reach."""
     method = build_method(weights=weights)
-    shared = checkpoint.load_tensors(weights)[1]
+    shared, labels, own = (
+        checkpoint.load_tensors(work / run / "last.safetensors")[1]
+        for run in (f"shared_{PARTS[-1]}", "grouping", "own_outputs")
+    )
     evaluation = json.loads((work / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
@@ -93,6 +108,7 @@ def export(weights: Path, work: Path, out: Path) -> None:
         "image_size": shared["image_size"],
         "licence": "Apache-2.0",
         "data": shared["data"],
+        "grouping_data": {"labels": labels["data"], "own_outputs": own["data"]},
         "seed": shared["seed"],
         "commit": commit.stdout.strip() or "unknown",
         "recipe": "recipes/train_default.py",

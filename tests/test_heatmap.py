@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from multiposenet.heatmap import HeatmapCodec, draw_gaussians, find_peaks, local_maximum, local_sum, unflip_heatmaps
+from multiposenet.heatmap import HeatmapCodec, draw_gaussians, find_peaks, local_maximum, sums_around, unflip_heatmaps
 
 
 def seeded() -> torch.Generator:
@@ -96,10 +96,12 @@ def test_the_local_maximum_leaves_its_argument_as_it_was():
 
 @pytest.mark.parametrize("radius", [0, 1, 6])
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 23)])
-def test_the_local_sum_is_that_of_a_window_of_ones_over_a_map_that_ends_in_zeros(radius, size):
-    maps = torch.rand(2, 3, *size, generator=seeded())
-    ones = torch.ones(3, 1, 2 * radius + 1, 2 * radius + 1)
-    assert_close(local_sum(maps, radius), functional.conv2d(maps, ones, padding=radius, groups=3))
+def test_sums_around_cells_are_those_of_a_window_of_ones_over_a_map_that_ends_in_zeros(radius, size):
+    maps = torch.rand(6, *size, generator=seeded())
+    number, row, column = torch.ones(6, *size, dtype=torch.bool).nonzero(as_tuple=True)
+    window = torch.ones(1, 1, 2 * radius + 1, 2 * radius + 1)
+    expected = functional.conv2d(maps[:, None], window, padding=radius)[number, 0, row, column]
+    assert_close(sums_around(maps, number, torch.stack([column, row], -1), radius), expected)
 
 
 # --- peaks

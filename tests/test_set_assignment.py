@@ -193,15 +193,37 @@ def test_the_loss_teaches_who_is_whose():
     answer = torch.tensor([[[0], [1], [2]]]).expand(-1, -1, FIVE.num_keypoints)
     truth = peaks.xy.transpose(1, 2)
     labelled = torch.ones(answer.shape, dtype=torch.bool)
+    spread, somebody = torch.full(answer.shape, 100.0), detections.valid
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
-        losses = network.loss(peaks, detections, answer, truth, labelled, labelled.float())
+        losses = network.loss(peaks, detections, answer, truth, labelled, labelled.float(), spread, somebody)
         sum(losses.values()).backward()
         optimizer.step()
     people = group(Grouping(SetAssignmentScorer(network)), peaks, detections)
-    assert set(losses) == {"choice", "claim", "position"}
+    assert set(losses) == {"choice", "claim", "position", "judgement"}
     assert (people.peak_index == answer).float().mean() > 0.9
+
+
+def test_people_are_ranked_by_the_similarity_that_the_network_expects_of_them():
+    torch.manual_seed(0)
+    peaks, detections = scene(pictures=1, people=3, peaks=3)
+    peaks = dataclasses.replace(peaks, valid=torch.ones_like(peaks.valid), scores=torch.ones_like(peaks.scores))
+    detections = dataclasses.replace(detections, valid=torch.ones(1, 3, dtype=torch.bool))
+    network = SetAssignment(FIVE.num_keypoints, width=16, margin=5.0)
+    answer = torch.tensor([[[0], [1], [-1]]]).expand(-1, -1, FIVE.num_keypoints)
+    truth = peaks.xy.transpose(1, 2)
+    somebody = torch.tensor([[True, True, False]])
+    labelled = somebody[..., None].expand(answer.shape)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        spread, weight = torch.full(answer.shape, 100.0), torch.ones(answer.shape)
+        sum(network.loss(peaks, detections, answer, truth, labelled, weight, spread, somebody).values()).backward()
+        optimizer.step()
+    scores = group(Grouping(SetAssignmentScorer(network)), peaks, detections).scores[0]
+    assert scores[:2].min() > 0.7
+    assert scores[2] < 0.3
 
 
 def test_a_loss_of_nothing_is_zero_and_has_a_gradient():
@@ -210,9 +232,9 @@ def test_a_loss_of_nothing_is_zero_and_has_a_gradient():
     nobody = dataclasses.replace(detections, valid=torch.zeros_like(detections.valid))
     shape = (*nobody.valid.shape, FIVE.num_keypoints)
     labels = (torch.full(shape, -1), torch.zeros(*shape, 2), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape))
-    losses = network.loss(peaks, nobody, *labels)
+    losses = network.loss(peaks, nobody, *labels, torch.ones(shape), torch.zeros(shape[:2], dtype=torch.bool))
     sum(losses.values()).backward()
-    assert [float(loss.detach()) for loss in losses.values()] == [0.0, 0.0, 0.0]
+    assert [float(loss.detach()) for loss in losses.values()] == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_the_default_network_is_small():

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 
 from multiposenet import cli
 from multiposenet.checkpoint import load_tensors, save_tensors, save_weights, sha256
-from multiposenet.methods import build_method, create_model
+from multiposenet.groupings import list_groupings
+from multiposenet.methods import build_method, create_model, list_models
 from multiposenet.skeletons import COCO_PERSON
 from multiposenet.weights import convert_weights, describe_weights, shipped_weights, verify_weights
 
@@ -85,7 +86,7 @@ def test_the_shipped_weights_are_found_and_say_what_they_are():
     for file in files:
         described = describe_weights(file)
         assert described.licence == "Apache-2.0"
-        assert described.model.startswith("multiposenet_")
+        assert described.model in {*list_models(), *list_groupings()}
         assert described.sha256 == sha256(file)
 
 

@@ -25,6 +25,9 @@ BATCHES_ALIKE = 64
 FALSE_BOXES_AT_MOST = 3
 """Slots for false boxes a picture."""
 
+USUAL_SIGMA = 0.07
+"""About the mean of COCO's OKS sigmas."""
+
 
 @dataclass(frozen=True)
 class PictureAugmentation:
@@ -69,6 +72,7 @@ class GroupingBatch(TensorFields):
         answer: [N, P, K] long, the peak that is the keypoint of each box's person, -1 where there is none.
         truth: [N, P, K, 2], where the keypoints really are; labelled: [N, P, K] bool.
         weight: [N, P, K], of each choice in the loss.
+        spread: [N, P, K], squared pixels; somebody: [N, P] bool.
     """
 
     peaks: Peaks
@@ -77,6 +81,8 @@ class GroupingBatch(TensorFields):
     truth: Tensor
     labelled: Tensor
     weight: Tensor
+    spread: Tensor
+    somebody: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class PictureSamples(TensorFields):
     """The labels of a dataset, picture after picture.
 
     Args:
-        keypoints: [T, K, 2] float, pixels; visibility: [T, K]; boxes: [T, 4] float, xyxy; single: [T] bool, people who
-            have a box of their own (no crowd, a side of at least a pixel).
+        keypoints: [T, K, 2] float, pixels; visibility: [T, K]; boxes: [T, 4] float, xyxy; areas: [T] float, pixels;
+            single: [T] bool, people who have a box of their own (no crowd, a side of at least a pixel).
         first, count: [I] long, rows of each picture; only pictures with somebody to learn from.
         skeleton: whose keypoints.
         unlabelled_weight: weight of keypoints that nobody labelled: there are no peaks of them in these pictures, so
@@ -95,6 +101,7 @@ class PictureSamples(TensorFields):
     keypoints: Tensor
     visibility: Tensor
     boxes: Tensor
+    areas: Tensor
     single: Tensor
     first: Tensor
     count: Tensor
@@ -108,9 +115,9 @@ class PictureSamples(TensorFields):
         Raises:
             ValueError: no picture has a single person with a labelled keypoint and a box.
         """
-        keypoints, visibility, boxes, crowd = (
+        keypoints, visibility, boxes, areas, crowd = (
             np.concatenate([getattr(labels, name) for labels in pictures])
-            for name in ("keypoints", "visibility", "boxes", "crowd")
+            for name in ("keypoints", "visibility", "boxes", "areas", "crowd")
         )
         counts = np.array([len(labels) for labels in pictures], np.int64)
         single = ~crowd & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
@@ -123,6 +130,7 @@ class PictureSamples(TensorFields):
             keypoints=torch.from_numpy(keypoints).float(),
             visibility=torch.from_numpy(visibility),
             boxes=torch.from_numpy(boxes).float(),
+            areas=torch.from_numpy(areas).float(),
             single=torch.from_numpy(single),
             first=torch.from_numpy((np.cumsum(counts) - counts)[useful]),
             count=torch.from_numpy(counts[useful]),
@@ -186,16 +194,17 @@ class PictureSamples(TensorFields):
         slot = torch.arange(int(self.count[pictures].max()), device=pictures.device)
         there = slot < self.count[pictures][:, None]  # [N, P]
         rows = self.first[pictures][:, None] + torch.where(there, slot, 0)
-        keypoints, boxes = self.keypoints[rows], self.boxes[rows]
+        keypoints, boxes, areas = self.keypoints[rows], self.boxes[rows], self.areas[rows]
         labelled = there[..., None] & (self.visibility[rows] > 0)
-        keypoints, boxes, labelled = self._seen_otherwise(keypoints, boxes, labelled, how, dice)
+        keypoints, boxes, areas, labelled = self._seen_otherwise(keypoints, boxes, areas, labelled, how, dice)
 
         size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1).prod(-1).sqrt()  # [N, P]
         strengths = [dice.even(n) * 2 * (dice.even(n) >= how.clean) for _ in range(2)]
         plain_scores = (dice.even(n) < 0.5).float()
         short = [how.score_noise * strength * (1 - plain_scores) for strength in strengths]
         peaks, place = _degraded_peaks(keypoints, boxes, size, labelled, strengths[0], short[0], how, dice)
-        detections = _degraded_boxes(boxes, there & self.single[rows], strengths[1], short[1], how, dice)
+        somebody = there & self.single[rows]
+        detections = _degraded_boxes(boxes, somebody, strengths[1], short[1], how, dice)
 
         spare = detections.valid.shape[1] - labelled.shape[1]  # false boxes: nothing is theirs
         answer = _more_slots(place, spare, -1)
@@ -204,26 +213,47 @@ class PictureSamples(TensorFields):
         weight[:, labelled.shape[1] :] = 1.0
         weight = weight * detections.valid[..., None]
         return GroupingBatch(
-            peaks, detections, answer, _more_slots(keypoints, spare, 0.0), known & detections.valid[..., None], weight
+            peaks,
+            detections,
+            answer,
+            truth=_more_slots(keypoints, spare, 0.0),
+            labelled=known & detections.valid[..., None],
+            weight=weight,
+            spread=_more_slots(oks_spread(areas, self.skeleton), spare, 1.0),
+            somebody=_more_slots(somebody, spare, False),
         )
 
     def _seen_otherwise(
-        self, keypoints: Tensor, boxes: Tensor, labelled: Tensor, how: PictureAugmentation, dice: _Dice
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        keypoints: Tensor,
+        boxes: Tensor,
+        areas: Tensor,
+        labelled: Tensor,
+        how: PictureAugmentation,
+        dice: _Dice,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pictures mirrored (about the left edge: only relative places matter) and rescaled at random."""
         n = len(keypoints)
         if how.flip:
             mirrored = dice.even(n) < how.flip
             swap = self.skeleton.flip_indices
-            keypoints = torch.where(
-                mirrored[:, None, None, None], flip_keypoints(keypoints, 0)[:, :, swap], keypoints
-            )
+            keypoints = torch.where(mirrored[:, None, None, None], flip_keypoints(keypoints, 0)[:, :, swap], keypoints)
             labelled = torch.where(mirrored[:, None, None], labelled[:, :, swap], labelled)
             boxes = torch.where(mirrored[:, None, None], flip_boxes(boxes, 0), boxes)
         if how.zoom:
             zoom = (dice.normal(n) * how.zoom).exp()[:, None, None]
             keypoints, boxes = (keypoints + 0.5) * zoom[..., None] - 0.5, boxes * zoom
-        return keypoints, boxes, labelled
+            areas = areas * zoom[..., 0].square()
+        return keypoints, boxes, areas, labelled
+
+
+def oks_spread(areas: Tensor, skeleton: Skeleton) -> Tensor:
+    """Squared pixels [..., K] at which OKS counts a keypoint of people of ``areas`` [...] as similar by 1 / e.
+
+    A skeleton without OKS sigmas is given :data:`USUAL_SIGMA` for every keypoint: here it only ranks people.
+    """
+    sigmas = areas.new_tensor(skeleton.oks_sigmas or [USUAL_SIGMA] * skeleton.num_keypoints)
+    return 8 * areas.clamp(min=1)[..., None] * sigmas.square()
 
 
 @dataclass(frozen=True)
@@ -256,8 +286,10 @@ def _degraded_peaks(
 
     # One more slot a person and keypoint, for a false peak.
     false = (labelled.any(-1, keepdim=True)) & (dice.even(n, people, k) < how.false_peaks * strength / k)
-    anywhere = boxes[:, :, None, :2] - 0.5 + (boxes[..., 2:] - boxes[..., :2])[:, :, None] * (
-        dice.even(n, people, k, 2) * 1.5 - 0.25
+    anywhere = (
+        boxes[:, :, None, :2]
+        - 0.5
+        + (boxes[..., 2:] - boxes[..., :2])[:, :, None] * (dice.even(n, people, k, 2) * 1.5 - 0.25)
     )
     displaced = keypoints + dice.normal(n, people, k, 2) * 0.15 * size[..., None, None]
     copied = labelled & (dice.even(n, people, k) < 0.5)
@@ -274,9 +306,7 @@ def _degraded_peaks(
     most = max(1, int(valid.sum(-1).max()))
     place = order.argsort(dim=-1)[..., :people].transpose(1, 2)  # [N, P, K]
     order = order[..., :most]
-    peaks = Peaks(
-        xy.gather(2, order[..., None].expand(-1, -1, -1, 2)), scores.gather(2, order), valid.gather(2, order)
-    )
+    peaks = Peaks(xy.gather(2, order[..., None].expand(-1, -1, -1, 2)), scores.gather(2, order), valid.gather(2, order))
     return peaks, torch.where(kept, place, -1)
 
 

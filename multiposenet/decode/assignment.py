@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 
 Assignment = Callable[[Tensor], Tensor]
 
@@ -29,21 +28,21 @@ def assign_one_to_one(scores: Tensor) -> Tensor:
     Returns:
         [..., P] long, the column of each row, -1 for none.
     """
-    people, peaks = scores.shape[-2:]
     chosen = scores.new_full(scores.shape[:-1], -1, dtype=torch.long)
-    if people == 0 or peaks == 0:
+    if 0 in scores.shape:
         return chosen
+    rows, columns = (torch.arange(size, device=scores.device) for size in scores.shape[-2:])
     remaining = scores.clone()
     # Each round settles at least one pair of every problem that has any left.
-    for _ in range(min(people, peaks)):
+    for _ in range(min(scores.shape[-2:])):
         best, column = remaining.max(dim=-1)  # of each row
-        row_of_column = remaining.max(dim=-2).indices  # of each column
-        mutual = (row_of_column.gather(-1, column) == torch.arange(people, device=scores.device)) & (best > 0)
+        row = remaining.max(dim=-2).indices  # of each column
+        mutual = (row.gather(-1, column) == rows) & (best > 0)
         if not bool(mutual.any()):
             break
         chosen = torch.where(mutual, column, chosen)
-        taken = F.one_hot(torch.where(mutual, column, peaks), peaks + 1)[..., :peaks].bool().any(-2)
-        remaining = remaining.masked_fill(mutual[..., None] | taken[..., None, :], 0)
+        taken = (column.gather(-1, row) == columns) & mutual.gather(-1, row)
+        remaining.masked_fill_(mutual[..., None] | taken[..., None, :], 0)
     return chosen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,21 @@ class ChainDecoder:
         """People of each picture, best first, in pixels of the network's input."""
         return self.poses(*self.detect(outputs), outputs.image_size)
 
+    def from_views(self, views: Sequence[View], boxes: Detections | None = None) -> list[Poses]:
+        """People of each picture that several views agree on, in pixels of the first; ``boxes`` replace the found."""
+        peaks, detections = self.find(views)
+        return self.poses(peaks, detections if boxes is None else boxes, views[0].outputs.image_size)
+
+    def find(self, views: Sequence[View]) -> tuple[Peaks, Detections]:
+        """Peaks and person boxes of one view, or those that several agree on, in pixels of the first."""
+        return self.detect(views[0].outputs) if len(views) == 1 else self.merge(views)
+
+    def limited(self, box_threshold: float | None = None, max_people: int | None = None) -> ChainDecoder:
+        """The same decoder with other limits; None keeps what it has."""
+        changes = {"score_threshold": box_threshold, "max_people": max_people}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, boxes=replace(self.boxes, **given))
+
     def detect(self, outputs: MultiPoseNetOutputs) -> tuple[Peaks, Detections]:
         """Peaks and person boxes in pixels of the network's input."""
         return self._peaks(outputs.heatmaps), self.boxes(outputs.box_logits, outputs.box_deltas, outputs.image_size)
@@ -79,11 +94,7 @@ class ChainDecoder:
 
     def poses(self, peaks: Peaks, detections: Detections, image_size: tuple[int, int]) -> list[Poses]:
         """Groups peaks around boxes and sorts each picture's people by score."""
-        people = self.grouping(peaks, detections)
-        return [
-            _sorted_poses(people, detections, picture, self.skeleton, image_size)
-            for picture in range(len(detections.scores))
-        ]
+        return self.grouping(peaks, detections).to_poses(detections, self.skeleton, image_size)
 
     def _peaks(self, heatmaps: Tensor) -> Peaks:
         return self.codec.decode(heatmaps[:, : self.skeleton.num_keypoints].float())
@@ -98,18 +109,3 @@ def _resized_maps(maps: Tensor, size: tuple[int, int], zoom: float) -> Tensor:
     x = (torch.arange(size[1], device=maps.device, dtype=maps.dtype) + 0.5) * zoom * 2 / width - 1
     where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
     return F.grid_sample(maps, where, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def _sorted_poses(
-    people: GroupedPeople, detections: Detections, picture: int, skeleton: Skeleton, image_size: tuple[int, int]
-) -> Poses:
-    rows = detections.valid[picture].nonzero()[:, 0]
-    rows = rows[people.scores[picture, rows].argsort(descending=True, stable=True)]
-    return Poses(
-        keypoints=people.keypoints[picture, rows],
-        keypoint_scores=people.keypoint_scores[picture, rows],
-        boxes=detections.boxes[picture, rows],
-        scores=people.scores[picture, rows],
-        skeleton=skeleton,
-        image_size=image_size,
-    )

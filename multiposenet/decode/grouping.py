@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from multiposenet.decode.assignment import Assignment, assign_one_to_one
-from multiposenet.heatmap import local_sum
+from multiposenet.heatmap import sums_around
 from multiposenet.rasterize import PersonGrid
-from multiposenet.structures import Detections, Peaks
+from multiposenet.skeletons import Skeleton
+from multiposenet.structures import Detections, Peaks, Poses
 
 MISSING = ("best_cell", "legacy")
+_LEAST_BOX_SCORE = 1e-6  # a box that was given with score 0 still gets what nobody else wants
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ class GroupedPeople:
     peak_index: Tensor
     scores: Tensor
 
+    def to_poses(
+        self, detections: Detections, skeleton: Skeleton, image_size: tuple[int, int] | None = None
+    ) -> list[Poses]:
+        """The people of each of the N pictures, best first; ``detections`` are those that were grouped around."""
+        order = torch.where(detections.valid, self.scores, -1.0).argsort(dim=1, descending=True, stable=True)
+        picture = torch.arange(len(order), device=order.device)[:, None]
+        fields = [
+            field[picture, order] for field in (self.keypoints, self.keypoint_scores, detections.boxes, self.scores)
+        ]
+        counts = detections.valid.sum(1).tolist()
+        return [
+            Poses(*(field[row, :count] for field in fields), skeleton, image_size) for row, count in enumerate(counts)
+        ]
+
 
 @dataclass(frozen=True)
 class PairScores:
@@ -45,9 +61,11 @@ class PairScores:
     Args:
         picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
         scores: [B, K, M] in [0, 1], of every peak of the box's picture; 0 where the box must not have it.
-        deciding: [B, K, M], what the assignment goes by when that is not the scores; 0 where the box must not have it.
+        deciding: [B, K, M], what the assignment goes by when that is not the scores times the box's; 0 where the box
+            must not have it.
         guess: [B, K, 2] image pixels, where a keypoint is taken to be that gets no peak.
         guess_scores: [B, K] in [0, 1], low: nothing was seen there.
+        person_scores: [B] in [0, 1], when the scorer ranks people itself.
     """
 
     picture: Tensor
@@ -56,6 +74,7 @@ class PairScores:
     guess: Tensor
     guess_scores: Tensor
     deciding: Tensor | None = None
+    person_scores: Tensor | None = None
 
 
 Scorer = Callable[[Peaks, Detections], PairScores]
@@ -123,47 +142,74 @@ class PoseResidualGrouping:
 
     def __call__(self, peaks: Peaks, detections: Detections) -> GroupedPeople:
         """Groups the peaks (in image pixels) of N pictures around their boxes; errors as for :class:`Grouping`."""
-        return Grouping(self.score_pairs, self.assign or assign_one_to_one)(peaks, detections)
+        return Grouping(self.scorer, self.assign or assign_one_to_one)(peaks, detections)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What says how well peaks suit boxes, as every grouping has it."""
+        return self.score_pairs
 
     def score_pairs(self, peaks: Peaks, detections: Detections) -> PairScores:
         """What the network says about every pair of a box and a peak near it: peak score x network score."""
-        picture, slot = detections.valid.nonzero(as_tuple=True)
-        boxes = detections.boxes[picture, slot]  # [B, 4]
-        num_keypoints = peaks.scores.shape[1]
-        if not len(picture):
-            return PairScores(
-                picture,
-                slot,
-                peaks.scores[picture],
-                boxes.new_zeros(0, num_keypoints, 2),
-                boxes.new_zeros(0, num_keypoints),
-            )
-        xy = peaks.xy[picture]  # [B, K, M, 2]
-        each_box = boxes[:, None, None]
-        near = peaks.valid[picture] & self.grid.near(xy, each_box)
-        cells = self.grid.clamp(self.grid.cells(xy, each_box))
-        row, keypoint, _ = near.nonzero(as_tuple=True)
-        network = self.prn(self.grid.draw(cells[near], row, keypoint, len(boxes), num_keypoints))
+        seen = self.look(peaks, detections)
+        boxes = detections.boxes[seen.picture, seen.slot]
+        row, keypoint, _ = seen.near.nonzero(as_tuple=True)
+        width = self.grid.size[1]
 
         # What the network puts on a window around the peak: the probability that the keypoint is there.
-        collected = local_sum(network, self.grid.reach).flatten(2) / self.full_score
-        nearest = cells.round().long()
-        width = self.grid.size[1]
-        at = nearest[..., 1] * width + nearest[..., 0]
-        mass = collected.gather(2, at)
-        scores = mass.clamp(0, 1) * peaks.scores[picture]
-        allowed = near & ((scores if self.weigh_peaks else mass) >= self.min_score)
+        nearest = seen.cells.round().long()
+        collected = sums_around(
+            seen.answer.flatten(0, 1), row * seen.answer.shape[1] + keypoint, nearest[seen.near], self.grid.reach
+        )
+        mass = seen.cells.new_zeros(seen.near.shape).masked_scatter(seen.near, collected / self.full_score)
+        scores = mass.clamp(0, 1) * peaks.scores[seen.picture]
+        allowed = seen.near & ((scores if self.weigh_peaks else mass) >= self.min_score)
         if self.one_peak_a_cell:
-            allowed = allowed & _last_in_its_cell(at, near, collected.shape[2])
+            at = nearest[..., 1] * width + nearest[..., 0]
+            allowed = allowed & _last_in_its_cell(at, seen.near, self.grid.size[0] * width)
         scores, mass = torch.where(allowed, scores, 0.0), torch.where(allowed, mass, 0.0)
 
-        best, best_cell = network.flatten(2).max(dim=-1)
+        best, best_cell = seen.answer.flatten(2).max(dim=-1)
         best_cells = torch.stack([best_cell % width, best_cell // width], dim=-1).to(boxes.dtype)
         guess = self.grid.pixels(best_cells, boxes[:, None])
         if self.missing == "legacy":
-            guess = torch.where(_guessed_by_legacy(near.any(-1), picture, len(peaks.scores))[..., None], guess, 0.0)
+            guessed = _guessed_by_legacy(seen.near.any(-1), seen.picture, len(peaks.scores))
+            guess = torch.where(guessed[..., None], guess, 0.0)
         deciding = None if self.weigh_peaks else mass
-        return PairScores(picture, slot, scores, guess, self.fallback_weight * best / self.full_score, deciding)
+        guess_scores = self.fallback_weight * best / self.full_score
+        return PairScores(seen.picture, seen.slot, scores, guess, guess_scores, deciding)
+
+    def look(self, peaks: Peaks, detections: Detections) -> PersonGrids:
+        """Draws the peaks around every box and asks the network, once for all boxes of all pictures."""
+        picture, slot = detections.valid.nonzero(as_tuple=True)
+        each_box = detections.boxes[picture, slot][:, None, None]
+        # x and y in planes of their own: arithmetic on pairs of numbers is slow.
+        xy = peaks.xy.movedim(-1, 0).contiguous().index_select(1, picture).movedim(0, -1)  # [B, K, M, 2]
+        near = peaks.valid[picture] & self.grid.near(xy, each_box)
+        cells = self.grid.clamp(self.grid.cells(xy, each_box))
+        row, keypoint, _ = near.nonzero(as_tuple=True)
+        drawn = self.grid.draw(cells[near], row, keypoint, len(picture), peaks.scores.shape[1])
+        return PersonGrids(picture, slot, near, cells, drawn, self.prn(drawn) if len(picture) else drawn)
+
+
+@dataclass(frozen=True)
+class PersonGrids:
+    """What the pose residual network sees of B boxes, and what it answers.
+
+    Args:
+        picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
+        near: [B, K, M] bool, which of the picture's peaks lie in or near the box.
+        cells: [B, K, M, 2], where on the grid, moved onto its border where they lie outside.
+        drawn: [B, K, h, w], a blob for every peak that is near.
+        answer: [B, K, h, w], where the network takes this person's keypoints to be.
+    """
+
+    picture: Tensor
+    slot: Tensor
+    near: Tensor
+    cells: Tensor
+    drawn: Tensor
+    answer: Tensor
 
 
 def _last_in_its_cell(at: Tensor, near: Tensor, cells: int) -> Tensor:
@@ -188,28 +234,37 @@ def _guessed_by_legacy(candidate: Tensor, picture: Tensor, pictures: int) -> Ten
 def gather_people(pairs: PairScores, peaks: Peaks, detections: Detections, assign: Assignment) -> GroupedPeople:
     """Decides who gets what, keypoint by keypoint and picture by picture, and fills in guesses for the rest.
 
-    A person's score is the box's times the mean of the keypoints'.
+    A person's score is the scorer's, or else the box's times the mean of the keypoints'.
     """
     n, num_keypoints, max_peaks = peaks.scores.shape
     slots = detections.scores.shape[1]
-    picture, slot = pairs.picture, pairs.slot
-    keypoints = peaks.xy.new_zeros(n, slots, num_keypoints, 2)
-    keypoint_scores = peaks.scores.new_zeros(n, slots, num_keypoints)
-    table = pairs.scores.new_zeros(n, slots, num_keypoints, max_peaks)
-    table[picture, slot] = pairs.scores if pairs.deciding is None else pairs.deciding
-    peak_index = assign(table.transpose(1, 2)).transpose(1, 2)
+    at = pairs.picture * slots + pairs.slot  # of N x P
 
-    found = peak_index[picture, slot]  # [B, K]
+    def in_slots(values: Tensor) -> Tensor:
+        """[B, ...] as [N, P, ...]; 0 in empty slots."""
+        table = values.new_zeros(n * slots, *values.shape[1:]).index_copy(0, at, values)
+        return table.view(n, slots, *values.shape[1:])
+
+    deciding = pairs.deciding
+    if deciding is None:  # of two people who suit a peak alike, the one of whom the detector is surer
+        box_scores = detections.scores.flatten().index_select(0, at)
+        deciding = pairs.scores * box_scores.clamp(min=_LEAST_BOX_SCORE)[:, None, None]
+    peak_index = assign(in_slots(deciding).transpose(1, 2)).transpose(1, 2)  # [N, P, K]
+
+    found = peak_index.flatten(0, 1).index_select(0, at)  # [B, K]
     seen, xy, scores = found >= 0, pairs.guess, pairs.guess_scores
     if max_peaks:
-        at = found.clamp(min=0)[..., None]
-        own = peaks.xy[picture].gather(2, at[..., None].expand(-1, -1, -1, 2))[:, :, 0]
+        found = found.clamp(min=0)
+        keypoint = torch.arange(num_keypoints, device=found.device)
+        number = (pairs.picture[:, None] * num_keypoints + keypoint) * max_peaks + found  # of N x K x M
+        own = peaks.xy.flatten(0, 2).index_select(0, number.flatten()).view(xy.shape)
         xy = torch.where(seen[..., None], own, xy)
-        scores = torch.where(seen, pairs.scores.gather(2, at)[..., 0], scores)
-    keypoints[picture, slot] = xy
-    keypoint_scores[picture, slot] = scores
-    scores = torch.where(detections.valid, detections.scores * keypoint_scores.mean(-1), 0.0)
-    return GroupedPeople(keypoints, keypoint_scores, peak_index, scores)
+        scores = torch.where(seen, pairs.scores.gather(2, found[..., None])[..., 0], scores)
+    keypoint_scores = in_slots(scores)
+    person_scores = torch.where(detections.valid, detections.scores * keypoint_scores.mean(-1), 0.0)
+    if pairs.person_scores is not None:
+        person_scores = in_slots(pairs.person_scores.to(person_scores.dtype))
+    return GroupedPeople(in_slots(xy), keypoint_scores, peak_index, person_scores)
 
 
 def check_finite(peaks: Peaks, detections: Detections) -> None:

@@ -43,14 +43,16 @@ class SetAssignmentScorer:
         """Scores all pairs; the network is called once."""
         answer = self.network(peaks, detections)
         found = answer.candidates
-        chances = (0.5 * (answer.log_scores[..., :-1] + answer.log_claims)).exp()
-        chances = torch.where(found.allowed, chances, 0.0)
+        chances = answer.chances
         scores = chances.new_zeros(len(found.picture), *peaks.scores.shape[1:]).scatter(2, found.peak, chances)
         scores = scores * peaks.scores[found.picture]
         boxes = detections.boxes[found.picture, found.slot]
         guess = shares_to_points(answer.positions, boxes[:, None])
         scores = torch.where(scores >= self.min_score, scores, 0.0)
-        return PairScores(found.picture, found.slot, scores, guess, guess.new_full(guess.shape[:2], self.guess_score))
+        guess_scores = guess.new_full(guess.shape[:2], self.guess_score)
+        return PairScores(
+            found.picture, found.slot, scores, guess, guess_scores, person_scores=answer.person_logits.sigmoid()
+        )
 
 
 @dataclass(frozen=True)
