@@ -3,7 +3,8 @@
 Between four neighbouring nodes of a map the interpolation is one bicubic polynomial, and a polynomial in Bernstein form
 never exceeds its largest control point. The control points lie around the nodes, so that a few additions over whole
 maps bound what can be reached near every node. Pixels are computed only in the few cells between nodes whose bound
-reaches the best pixel known. The result is the exact maximum, however the map looks.
+reaches the best pixel known. The result is the exact maximum, however the map looks. Maps that hardly grow have few
+pixels, and are enlarged after all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ THIRD = -SHARPNESS / 3
 
 ROUNDING = 1e-5
 """How much of a map's largest magnitude sums in single precision may be wrong by; what bounds must reach is lowered."""
+
+SMALL = 2
+"""Maps that grow no more than so many times are enlarged: that takes less time than to bound their cells."""
 
 PROMISING = 8
 """Lines of a map whose highest nodes are tried first, for a value that the others must reach."""
@@ -46,10 +50,31 @@ def find_bicubic_maxima(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         pixels [R, K, 2] long, (x, y) in the resized map, and values [R, K]. Of equal pixels the first in reading order.
     """
-    k, height, width = maps.shape[1:]
-    if maps.numel() == 0:
-        return sizes.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
-    rows, columns = _Axis.of(sizes[:, 0], height, maps.dtype), _Axis.of(sizes[:, 1], width, maps.dtype)
+    pixels, values = sizes.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
+    small = (sizes <= SMALL * sizes.new_tensor(maps.shape[2:])).all(1)
+    for rows, find in ((small, _among_all_pixels), (~small, _among_candidates)):
+        if maps.numel() and bool(rows.any()):
+            pixels[rows], values[rows] = find(maps[rows], sizes[rows])
+    return pixels, values
+
+
+def _among_all_pixels(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`find_bicubic_maxima`; computes every pixel, by two matrix products."""
+    rows, columns = (_Axis.of(sizes[:, axis], maps.shape[2 + axis], maps.dtype) for axis in (0, 1))
+    nodes = F.pad(maps, (MARGIN,) * 4, mode="replicate")
+    # Both products take all maps of a row at once.
+    wide = (nodes.flatten(1, 2) @ columns.matrix().mT).view(*nodes.shape[:3], -1).transpose(1, 2)
+    heights = (rows.matrix() @ wide.flatten(2)).unflatten(2, (maps.shape[1], -1))  # [R, y, K, x]
+    # Line by line: much faster than to look for a maximum and its place in all pixels of a map at once.
+    values, y = heights.amax(3).max(1)
+    line = heights.gather(1, y[:, None, :, None].expand(-1, 1, -1, heights.shape[3]))[:, 0]
+    return torch.stack([line.argmax(2), y], dim=-1), values
+
+
+def _among_candidates(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`find_bicubic_maxima`; computes pixels only where the highest can be."""
+    k = maps.shape[1]
+    rows, columns = (_Axis.of(sizes[:, axis], maps.shape[2 + axis], maps.dtype) for axis in (0, 1))
     grid = _Grid(F.pad(maps.flatten(0, 1), (MARGIN,) * 4, mode="replicate"), k, rows, columns)
     of_map, cell_y, cell_x = grid.candidates()
     values, pixels = grid.best_pixels(of_map, cell_y, cell_x)
@@ -88,6 +113,15 @@ class _Axis:
         cells = torch.where(pixels < counts[:, None], before.long() + 1, nodes + 1)
         edges = torch.arange(nodes + 2, device=counts.device).expand(len(counts), -1).contiguous()
         return cls(counts, cells, _cubic_weights(positions - before), torch.searchsorted(cells, edges))
+
+    def matrix(self) -> Tensor:
+        """[R, n, nodes + margins], by which nodes become pixels; a shorter map's last pixel is repeated."""
+        nodes = self.first.shape[1] - 2
+        pixels = torch.arange(self.cells.shape[1], device=self.cells.device)
+        pixels = torch.minimum(pixels, self.counts[:, None] - 1)
+        where = self.cells.gather(1, pixels)[..., None] + torch.arange(4, device=self.cells.device)
+        weights = self.weights.gather(1, pixels[..., None].expand_as(self.weights))
+        return weights.new_zeros(*pixels.shape, nodes + 2 * MARGIN).scatter_(2, where, weights)
 
     @property
     def most(self) -> int:
@@ -141,17 +175,12 @@ class _Grid:
 
     def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
         """Maps [C] and, there, the cells (y [C], x [C]) in which the highest pixel can be."""
+        low, high = self.nodes.flatten(1).aminmax(dim=1)
+        reached = self._reached() - ROUNDING * torch.maximum(high, -low)
         step = max(1, NODES_AT_ONCE // self.nodes[0].numel())
-        found = []
-        for start in range(0, len(self.nodes), step):
-            part = torch.arange(start, min(start + step, len(self.nodes)), device=self.nodes.device)
-            nodes = self.nodes[start : start + step]
-            inner = nodes[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
-            low, high = nodes.flatten(1).aminmax(dim=1)
-            reached = self._reached(part, inner) - ROUNDING * torch.maximum(high, -low)
-            own, y, x = (_reachable(nodes) >= reached[:, None, None]).nonzero(as_tuple=True)
-            found.append(self._cells_around(part[own], y, x, reached[own]))
-        return tuple(torch.cat(values) for values in zip(*found, strict=True))
+        parts = zip(self.nodes.split(step), reached.split(step), strict=True)
+        near = torch.cat([_reachable(nodes) >= least[:, None, None] for nodes, least in parts])
+        return self._cells_around(*near.nonzero(as_tuple=True), reached)
 
     def best_pixels(self, of_map: Tensor, cell_y: Tensor, cell_x: Tensor) -> tuple[Tensor, Tensor]:
         """The highest pixel of each cell: values [C], and numbers [C] of the pixels in reading order of the map."""
@@ -165,51 +194,49 @@ class _Grid:
         y, inside_y = self.rows.pixels(row, cell_y)
         x, inside_x = self.columns.pixels(row, cell_x)
         weights_y, weights_x = self.rows.weights[row[:, None], y], self.columns.weights[row[:, None], x]
-        heights = weights_y @ (self._patches(of_map, cell_y, cell_x) @ weights_x.mT)
+        heights = weights_y @ (self._window(of_map, cell_y, cell_x, size=4) @ weights_x.mT)
         heights = heights.masked_fill(~(inside_y[:, :, None] & inside_x[:, None, :]), -torch.inf)
         values, best = heights.flatten(1).max(1)
         best_y = y.gather(1, (best // x.shape[1])[:, None])[:, 0]
         best_x = x.gather(1, (best % x.shape[1])[:, None])[:, 0]
         return values, best_y * self.columns.counts[row] + best_x
 
-    def _reached(self, part: Tensor, inner: Tensor) -> Tensor:
-        """A value [B] that some pixel of each map has: of those nearest to the highest nodes of the best lines."""
+    def _reached(self) -> Tensor:
+        """A value [R * K] that some pixel of each map has: of those nearest to the highest nodes of the best lines."""
+        inner = self.nodes[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
         lines = inner.amax(2).topk(min(PROMISING, inner.shape[1]), dim=1).indices
-        columns = inner.gather(1, lines[..., None].expand(-1, -1, inner.shape[2])).argmax(2)
-        of_map = part.repeat_interleave(lines.shape[1])
-        row = of_map // self.k
-        y, x = self.rows.nearest(row, lines.flatten()), self.columns.nearest(row, columns.flatten())
-        patches = self._patches(of_map, self.rows.cells[row, y], self.columns.cells[row, x])
-        weights = self.rows.weights[row, y][:, :, None] * self.columns.weights[row, x][:, None, :]
-        return (patches * weights).sum((1, 2)).view(lines.shape).amax(1)
+        of_map = torch.arange(len(inner), device=inner.device)[:, None].expand_as(lines)
+        columns, row = inner[of_map, lines].argmax(2), of_map // self.k
+        y, x = self.rows.nearest(row, lines), self.columns.nearest(row, columns)
+        patches = self._window(of_map, self.rows.cells[row, y], self.columns.cells[row, x], size=4)
+        weights = self.rows.weights[row, y][..., :, None] * self.columns.weights[row, x][..., None, :]
+        return (patches * weights).sum((2, 3)).amax(1)
 
     def _cells_around(self, of_map: Tensor, y: Tensor, x: Tensor, reached: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the four cells around nodes those, each once, that have pixels and may reach what is asked."""
+        """Of the four cells around nodes those, each once, that have pixels and may reach what their map has."""
         around = self._window(of_map, y + 1, x + 1, size=3)
-        middle = around[:, 1, 1]
+        middle, least = around[:, 1, 1], reached[of_map]
         across, down = THIRD * (around[:, 1, 2] - around[:, 1, 0]), THIRD * (around[:, 2, 1] - around[:, 0, 1])
         both = THIRD**2 * (around[:, 2, 2] - around[:, 2, 0] - around[:, 0, 2] + around[:, 0, 0])
+        lines, columns = self.rows.first.shape[1], self.columns.first.shape[1]
         found = []
         for side_y, side_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
             along_y, along_x = (2 * side_y - 1) * down, (2 * side_x - 1) * across
             corner = along_y + along_x + (2 * side_y - 1) * (2 * side_x - 1) * both
-            largest = middle + torch.stack([along_y, along_x, corner]).amax(0).clamp(min=0)
-            own = (largest >= reached).nonzero()[:, 0]
-            found.append(torch.stack([of_map[own], y[own] + side_y, x[own] + side_x]))
-        of_map, y, x = torch.cat(found, dim=1).unique(dim=1)
+            largest = middle + torch.maximum(torch.maximum(along_y, along_x), corner).clamp(min=0)
+            own = (largest >= least).nonzero()[:, 0]
+            found.append((of_map[own] * lines + y[own] + side_y) * columns + x[own] + side_x)
+        cells = torch.cat(found).unique()
+        of_map, y, x = cells // (lines * columns), cells // columns % lines, cells % columns
         filled = self.rows.filled(of_map // self.k, y) & self.columns.filled(of_map // self.k, x)
         return of_map[filled], y[filled], x[filled]
 
-    def _patches(self, of_map: Tensor, cell_y: Tensor, cell_x: Tensor) -> Tensor:
-        """The nodes [C, 4, 4] around cells."""
-        return self._window(of_map, cell_y, cell_x, size=4)
-
     def _window(self, of_map: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
-        """Nodes [C, size, size] from a corner on, which is counted from the margin's."""
+        """Nodes [..., size, size] from corners [...] on, which are counted from the margin's."""
         height, width = self.nodes.shape[1:]
         steps = torch.arange(size, device=self.nodes.device)
         corner = (of_map * height + y) * width + x
-        return self.nodes.flatten()[corner[:, None, None] + steps[:, None] * width + steps]
+        return self.nodes.flatten()[corner[..., None, None] + steps[:, None] * width + steps]
 
 
 def _reachable(nodes: Tensor) -> Tensor:

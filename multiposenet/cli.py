@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_predictor_arguments(predict)
     predict.add_argument(
-        "--score-threshold", type=_share, default=0.05, metavar="SCORE",
+        "--score-threshold", type=_share, default=0.2, metavar="SCORE",
         help="people below it are neither drawn nor counted; the JSON files have them all (%(default)s)",
     )  # fmt: skip
     predict.add_argument(

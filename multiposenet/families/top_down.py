@@ -18,10 +18,12 @@ from multiposenet.data.whole_image import SampleSource
 from multiposenet.decode.crops import CropDecoder
 from multiposenet.families.family import Builder, Family, Task, Teaching, TrainingView, choose
 from multiposenet.inference.person_crops import PersonCrops
+from multiposenet.models.backbones import Backbone
 from multiposenet.models.cascade import IMAGENET_MEAN, IMAGENET_STD, BlockBuilder, Cascade
 from multiposenet.models.ensemble import Ensemble
 from multiposenet.models.mspn import BasicBlock, Bottleneck, load_imagenet
 from multiposenet.models.rsn import PoseRefineMachine, ResidualSteps, paper_width
+from multiposenet.models.simple_baseline import SimpleBaseline
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import CropDistributions, CropOutputs
 
@@ -62,7 +64,7 @@ SETTINGS = {"mpii": MPII_SETTINGS}
 """By the skeleton's name; all others are treated like COCO."""
 
 CROP_RULES = {"usual": {}, "legacy": {"border": (0, 0, 0), "smooth": False, "half_pixel": True}}
-LABEL_RULES = {"usual": GaussianLabels, "legacy": TapLabels}
+LABEL_RULES = {"usual": GaussianLabels, "legacy": lambda sigmas: TapLabels()}
 SCORE_OFFSETS = {"usual": 0.0, "legacy": 0.5}
 """What some options of the builders stand for; ``legacy`` is how the published PyTorch code does it."""
 
@@ -90,6 +92,7 @@ def build_top_down(
     crop_rule: str = "usual",
     peak_rule: str = "usual",
     label_rule: str = "usual",
+    label_sigmas: Sequence[float] = SIGMAS,
     loss_rule: str = "usual",
     answer: str = "heights",
     peak_height: float = 255.0,
@@ -106,6 +109,7 @@ def build_top_down(
         crop_rule: how crops are cut, a key of ``CROP_RULES``.
         peak_rule: how keypoints are found and people scored: ``"usual"``, or ``"legacy"`` for the published code's.
         label_rule: how targets are drawn, a key of ``LABEL_RULES``.
+        label_sigmas: widths of the usual ones, see ``crop_heatmaps.GaussianLabels``.
         loss_rule: ``"legacy"`` counts as the published code does, see ``crop_losses.CropLoss``.
         answer: what the network's maps mean: ``"heights"`` as published, or ``"distributions"`` (a softmax over
             cells), which are learnt faster.
@@ -118,11 +122,11 @@ def build_top_down(
     rule = CropRule(tuple(crop or settings.crop), tuple(extension or settings.extension), **cutting)
     positions = {"usual": RefinedMaximum(), "legacy": SecondMaximum(settings.blur)}
     legacy = choose("loss_rule", loss_rule, {"usual": False, "legacy": True})
-    labels = choose("label_rule", label_rule, LABEL_RULES)()
+    labels = choose("label_rule", label_rule, LABEL_RULES)(tuple(label_sigmas))
     heights = CropLoss(labels, hard_keypoints, peak_weight=peak_weight, legacy=legacy)
     answers = {
         "heights": Answer(heights, CropOutputs, peak_height),
-        "distributions": Answer(CropCrossEntropy(labels), CropDistributions, 1 / (2 * math.pi * SIGMAS[-1] ** 2)),
+        "distributions": Answer(CropCrossEntropy(labels), CropDistributions, 1 / (2 * math.pi * label_sigmas[-1] ** 2)),
     }
     decoder = CropDecoder(
         skeleton,
@@ -221,6 +225,35 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
     return build_cascade(skeleton, **thin | options)
 
 
+def build_simple_baseline(
+    skeleton: Skeleton, backbone: str, backbone_weights: str | None = None, **rules
+) -> tuple[SimpleBaseline, CropDecoder]:
+    """A ResNet with three transposed convolutions, labels as wide as published, and no hard keypoints.
+
+    Args:
+        backbone, backbone_weights: see ``models.backbones.Backbone``.
+        rules: see :func:`build_top_down`.
+    """
+    k = skeleton.num_keypoints
+
+    def network(answer: Answer) -> SimpleBaseline:
+        stages = Backbone(backbone, backbone_weights)
+        return SimpleBaseline(stages, k, 256, answer.peak_height, answer.loss, answer.outputs)
+
+    published = {"label_sigmas": (2.0,), "hard_keypoints": k, "peak_height": 1.0}
+    return build_top_down(skeleton, network, **published | rules)
+
+
+def simplebaseline_resnet50(skeleton: Skeleton, **options) -> tuple[SimpleBaseline, CropDecoder]:
+    """SimpleBaseline on ResNet-50: 34.0 M parameters."""
+    return build_simple_baseline(skeleton, **{"backbone": "resnet50"} | options)
+
+
+def simplebaseline_resnet101(skeleton: Skeleton, **options) -> tuple[SimpleBaseline, CropDecoder]:
+    """SimpleBaseline on ResNet-101: 53.0 M parameters."""
+    return build_simple_baseline(skeleton, **{"backbone": "resnet101"} | options)
+
+
 POSE = Task("pose", lambda model, batch: model(batch.images, batch.targets)[1], known_boxes=True)
 
 
@@ -242,7 +275,12 @@ def _examples(source: SampleSource, decoder: CropDecoder, skeleton: Skeleton, vi
 
 FAMILY = Family(
     name="top-down",
-    methods={"topdown_lite": topdown_lite, **cascades()},
+    methods={
+        "topdown_lite": topdown_lite,
+        **cascades(),
+        "simplebaseline_resnet50": simplebaseline_resnet50,
+        "simplebaseline_resnet101": simplebaseline_resnet101,
+    },
     runner=PersonCrops,
     teaching=Teaching(tasks={"pose": (POSE,)}, view=_view, examples=_examples, collate=collate_crops, people=(1, 8)),
     default_image_size=lambda decoder: max(decoder.rule.size),
