@@ -17,6 +17,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,7 +48,11 @@ from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
 
 FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
@@ -96,12 +101,12 @@ class TrainOptions:
     stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
     batch_size: int = option(8, "pictures a step, over all processes and passes")
     passes: int = option(1, "batches that a step is computed in, one after the other, to save memory")
-    optimizer: str = option("adamw", "how steps are taken; adam adds the decay to the gradient", tuple(OPTIMIZERS))
+    optimizer: str = option("adamw", "how steps are taken; adam, sgd: decay joins the gradient", tuple(OPTIMIZERS))
     lr: float = option(1e-3, "the optimiser's rate")
     detection_lr: float | None = option(None, "rate of the detection phase; default the same")
     schedule: str = option("cosine", "how the rate falls", (*SCHEDULES, "plateau"))
     lr_gamma: float = option(0.1, "factor of the plateau schedule")
-    warmup: int = option(200, "steps of linear warm-up (cosine, linear)")
+    warmup: int = option(200, "steps of linear warm-up (cosine, linear, steps)")
     weight_decay: float = option(0.0, "weight decay")
     clip: float = option(10.0, "largest gradient norm; 0 for none")
     ema_decay: float = option(0.998, "decay of the averaged weights that are kept; 0 for none")

@@ -50,15 +50,15 @@ def seed_everything(seed: int) -> None:
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Excludes named sub-modules from training; :func:`set_training` keeps their statistics fixed too.
+    """Excludes sub-modules, e.g. ``backbone.conv1``, from training; :func:`set_training` fixes their statistics too.
 
     Raises:
         ValueError: the model has no such part.
     """
-    known = dict(model.named_children())
+    known = dict(model.named_modules())
     unknown = [part for part in parts if part not in known]
     if unknown:
-        raise ValueError(f"cannot freeze {unknown}: the model's parts are {', '.join(known)}")
+        raise ValueError(f"cannot freeze {unknown}: the model's parts are {', '.join(dict(model.named_children()))}")
     for part in parts:
         known[part].requires_grad_(False)
 
@@ -67,7 +67,7 @@ def set_training(model: nn.Module, frozen: Sequence[str]) -> None:
     """Training mode, but frozen parts stay in evaluation mode: their batch norm must not drift."""
     model.train()
     for part in frozen:
-        getattr(model, part).eval()
+        model.get_submodule(part).eval()
 
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
@@ -93,7 +93,22 @@ def linear_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_s
     return LambdaLR(optimizer, factor)
 
 
-SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+STEPS = (7 / 9, 25 / 27)
+"""Shares of the training after which :func:`step_schedule` takes a tenth: Detectron2's longest schedule."""
+
+
+def step_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+    """Linear warm-up from a thousandth of the rate, then a tenth after each of ``STEPS``; stepped once a batch."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return 0.001 + 0.999 * step / warmup_steps
+        return 0.1 ** sum(step >= share * total_steps for share in STEPS)
+
+    return LambdaLR(optimizer, factor)
+
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule, "steps": step_schedule}
 """(optimizer, total steps, warm-up steps) -> a schedule that is stepped once a batch."""
 
 

@@ -25,7 +25,7 @@ from multiposenet.models.fusion import prepare_for_inference
 from multiposenet.structures import PersonBoxes, Poses
 
 DEFAULT_WEIGHTS = "multiposenet_lite.safetensors"
-"""The weights that ship with the package, in ``multiposenet/assets``."""
+"""The weights of the default model; all that ship with the package are in ``multiposenet/assets``, by model."""
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Boxes = np.ndarray | PersonBoxes
@@ -191,8 +191,8 @@ def load(
     """A ready predictor. Its model is made for inference: batch normalisation is folded into the convolutions.
 
     Args:
-        source: a weights file, or a model's name (then with random weights, of use only for measuring);
-            None gives the weights that ship with the package. Several files are averaged.
+        source: a weights file, or a model's name: with the weights that ship with the package, or where there are
+            none with random ones, of use only for measuring. None is the default model. Several files are averaged.
         device: where to run; default: a GPU when there is one.
         model: the model's name, for weights files that do not say it.
         detector: who finds the people for a model that does not: a predictor, or what :func:`load` makes one of; by
@@ -215,9 +215,11 @@ def load(
 
 def _open(source: str | Path | None, model: str | None) -> tuple[PoseMethod, str | None]:
     """A method, and the file its weights came from if there was one."""
-    if source is None and model is None:
-        with resources.as_file(resources.files("multiposenet") / "assets" / DEFAULT_WEIGHTS) as path:
-            return build_method(weights=path), path.name
-    if source is None or str(source) in METHODS:
-        return build_method(str(source or model)), None
-    return build_method(model, weights=source), str(source)
+    if source is not None and str(source) not in METHODS:
+        return build_method(model, weights=source), str(source)
+    name = str(source or model or Path(DEFAULT_WEIGHTS).stem)
+    shipped = resources.files("multiposenet") / "assets" / f"{name}.safetensors"
+    if not shipped.is_file():
+        return build_method(name), None
+    with resources.as_file(shipped) as path:
+        return build_method(weights=path), path.name

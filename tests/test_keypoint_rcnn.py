@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,8 @@ def small_model(skeleton: Skeleton = COCO_PERSON, **options) -> nn.Module:
     own = {
         "backbone": "resnet16_w32",
         "pool": ExpandedBoxPool(),
-        "head": partial(OneStageKeypointHead, width=32),
+        "head": OneStageKeypointHead,
+        "head_width": 32,
         "expansion": 1.3,
         "norm": "group",
         "box_batch": 32,

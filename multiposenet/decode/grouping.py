@@ -55,6 +55,26 @@ class GroupedPeople:
 
 
 @dataclass(frozen=True)
+class PersonGrids:
+    """What the pose residual network sees of B boxes, and what it answers.
+
+    Args:
+        picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
+        near: [B, K, M] bool, which of the picture's peaks lie in or near the box.
+        cells: [B, K, M, 2], where on the grid, moved onto its border where they lie outside.
+        drawn: [B, K, h, w], a blob for every peak that is near.
+        answer: [B, K, h, w], where the network takes this person's keypoints to be.
+    """
+
+    picture: Tensor
+    slot: Tensor
+    near: Tensor
+    cells: Tensor
+    drawn: Tensor
+    answer: Tensor
+
+
+@dataclass(frozen=True)
 class PairScores:
     """What a scorer says about B boxes of a batch.
 
@@ -66,6 +86,7 @@ class PairScores:
         guess: [B, K, 2] image pixels, where a keypoint is taken to be that gets no peak.
         guess_scores: [B, K] in [0, 1], low: nothing was seen there.
         person_scores: [B] in [0, 1], when the scorer ranks people itself.
+        grids: what a network that works on grids saw and answered; nothing depends on it, it is there to be shown.
     """
 
     picture: Tensor
@@ -75,6 +96,14 @@ class PairScores:
     guess_scores: Tensor
     deciding: Tensor | None = None
     person_scores: Tensor | None = None
+    grids: PersonGrids | None = None
+
+    def weighed(self, detections: Detections) -> Tensor:
+        """[B, K, M], what the assignment goes by."""
+        if self.deciding is not None:
+            return self.deciding
+        # Of two people who suit a peak alike, the one of whom the detector is surer.
+        return self.scores * detections.scores[self.picture, self.slot].clamp(min=_LEAST_BOX_SCORE)[:, None, None]
 
 
 Scorer = Callable[[Peaks, Detections], PairScores]
@@ -112,7 +141,7 @@ class PoseResidualGrouping:
         min_score: a peak is given to a box only when peak score x network score reaches this.
         fallback_weight: score of a keypoint without a peak, as a share of what the network puts on its best cell;
             small, since nothing was seen there.
-        assign: gives each box at most one peak of every keypoint; None is ``assign_one_to_one``.
+        assign: gives each box at most one peak of every keypoint, see ``decode.assignment``.
         full_score: what the network's maps hold for a keypoint that it is sure of: 1 when every map is a distribution,
             1 / K when all K maps together are one. Scores are relative to it.
         weigh_peaks: peaks are given by peak score x network score; the published code goes by the network's alone.
@@ -130,7 +159,7 @@ class PoseResidualGrouping:
     grid: PersonGrid = field(default_factory=PersonGrid)
     min_score: float = 1e-3
     fallback_weight: float = 0.05
-    assign: Assignment | None = None
+    assign: Assignment = assign_one_to_one
     full_score: float = 1.0
     weigh_peaks: bool = True
     one_peak_a_cell: bool = False
@@ -142,7 +171,7 @@ class PoseResidualGrouping:
 
     def __call__(self, peaks: Peaks, detections: Detections) -> GroupedPeople:
         """Groups the peaks (in image pixels) of N pictures around their boxes; errors as for :class:`Grouping`."""
-        return Grouping(self.scorer, self.assign or assign_one_to_one)(peaks, detections)
+        return Grouping(self.scorer, self.assign)(peaks, detections)
 
     @property
     def scorer(self) -> Scorer:
@@ -177,7 +206,7 @@ class PoseResidualGrouping:
             guess = torch.where(guessed[..., None], guess, 0.0)
         deciding = None if self.weigh_peaks else mass
         guess_scores = self.fallback_weight * best / self.full_score
-        return PairScores(seen.picture, seen.slot, scores, guess, guess_scores, deciding)
+        return PairScores(seen.picture, seen.slot, scores, guess, guess_scores, deciding, grids=seen)
 
     def look(self, peaks: Peaks, detections: Detections) -> PersonGrids:
         """Draws the peaks around every box and asks the network, once for all boxes of all pictures."""
@@ -190,26 +219,6 @@ class PoseResidualGrouping:
         row, keypoint, _ = near.nonzero(as_tuple=True)
         drawn = self.grid.draw(cells[near], row, keypoint, len(picture), peaks.scores.shape[1])
         return PersonGrids(picture, slot, near, cells, drawn, self.prn(drawn) if len(picture) else drawn)
-
-
-@dataclass(frozen=True)
-class PersonGrids:
-    """What the pose residual network sees of B boxes, and what it answers.
-
-    Args:
-        picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
-        near: [B, K, M] bool, which of the picture's peaks lie in or near the box.
-        cells: [B, K, M, 2], where on the grid, moved onto its border where they lie outside.
-        drawn: [B, K, h, w], a blob for every peak that is near.
-        answer: [B, K, h, w], where the network takes this person's keypoints to be.
-    """
-
-    picture: Tensor
-    slot: Tensor
-    near: Tensor
-    cells: Tensor
-    drawn: Tensor
-    answer: Tensor
 
 
 def _last_in_its_cell(at: Tensor, near: Tensor, cells: int) -> Tensor:
@@ -245,11 +254,7 @@ def gather_people(pairs: PairScores, peaks: Peaks, detections: Detections, assig
         table = values.new_zeros(n * slots, *values.shape[1:]).index_copy(0, at, values)
         return table.view(n, slots, *values.shape[1:])
 
-    deciding = pairs.deciding
-    if deciding is None:  # of two people who suit a peak alike, the one of whom the detector is surer
-        box_scores = detections.scores.flatten().index_select(0, at)
-        deciding = pairs.scores * box_scores.clamp(min=_LEAST_BOX_SCORE)[:, None, None]
-    peak_index = assign(in_slots(deciding).transpose(1, 2)).transpose(1, 2)  # [N, P, K]
+    peak_index = assign(in_slots(pairs.weighed(detections)).transpose(1, 2)).transpose(1, 2)  # [N, P, K]
 
     found = peak_index.flatten(0, 1).index_select(0, at)  # [B, K]
     seen, xy, scores = found >= 0, pairs.guess, pairs.guess_scores

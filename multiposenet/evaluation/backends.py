@@ -115,7 +115,7 @@ class _SizesThatMatter(COCOeval):
     Where neither a person nor a prediction of a picture is of a size, all of them are ignored at that size.
     """
 
-    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict | None:  # noqa: N802, N803
+    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict | None:
         low, high = aRng
         everybody = (*self._gts[imgId, catId], *self._dts[imgId, catId])
         if any(low <= person["area"] <= high for person in everybody):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from multiposenet.evaluation.backends import AREA_RANGES, measure
+from multiposenet.evaluation.backends import AREA_RANGES, Curves, measure
 from multiposenet.evaluation.coco import chosen_pictures, sigmas_of
 from multiposenet.evaluation.details import MAX_DETECTIONS
 from multiposenet.evaluation.ground_truth import GroundTruth, check_ground_truth, read_ground_truth
@@ -179,30 +179,13 @@ def diagnose_columns(
     def ap_of(rows: np.ndarray) -> float:
         return measure(truth, results, rows, oks_sigmas, [MAX_DETECTIONS], backend, ["all"]).average_precision()
 
-    groups = {
-        "size": tuple(
-            outcome.of(area, wanted[_of_size(truth.areas[wanted], area)], curves.average_precision(area))
-            for area in ("small", "medium", "large")
-        ),
-        **{
-            by: tuple(
-                outcome.of(name, wanted[np.isin(truth.picture[wanted], rows)], ap_of(rows))
-                for name, rows in classes.items()
-            )
-            for by, classes in crowding_of_pictures(truth, pictures).items()
-        },
-        "visibility": tuple(
-            outcome.of(name, wanted, -1.0, truth.visibility == value) for name, value in (("visible", 2), ("hidden", 1))
-        ),
-    }
     judged = JudgedResults(truth, wanted[~outcome.found[wanted]], results, matches.person, verdicts, oks_sigmas)
     ap, repairs, perfect_ap = measure_repairs(judged, pictures, backend)
     nobody = ~matches.found & ~matches.forgiven
     duplicate = nobody & (matches.best_oks >= CLEAR_OKS)
-    everybody = outcome.of("everybody", wanted, ap)
     return Diagnosis(
         pictures=len(pictures),
-        everybody=everybody,
+        everybody=outcome.of("everybody", wanted, ap),
         predictions=len(results),
         duplicates=int(duplicate.sum()),
         false_people=int((nobody & ~duplicate).sum()),
@@ -211,7 +194,7 @@ def diagnose_columns(
         keypoints={
             name: KeypointCounts.of(outcome.verdicts[wanted, number]) for number, name in enumerate(skeleton.keypoints)
         },
-        groups=groups,
+        groups=_groups(outcome, wanted, pictures, curves, ap_of),
         ap=ap,
         perfect_ap=perfect_ap,
         repairs=tuple(repairs),
@@ -220,6 +203,28 @@ def diagnose_columns(
         found_by_oks=outcome.found_at(wanted, FOUND_OKS),
         worst=outcome.worst_pictures(wanted, results.picture[nobody]),
     )
+
+
+def _groups(
+    outcome: _Outcome, wanted: np.ndarray, pictures: np.ndarray, curves: Curves, ap_of: Callable[[np.ndarray], float]
+) -> dict[str, tuple[PeopleDiagnosis, ...]]:
+    """Everybody who is ``wanted`` by size, crowding and visibility; ``ap_of`` measures on some of the pictures."""
+    truth = outcome.truth
+    groups = {
+        "size": tuple(
+            outcome.of(area, wanted[_of_size(truth.areas[wanted], area)], curves.average_precision(area))
+            for area in ("small", "medium", "large")
+        )
+    }
+    for by, classes in crowding_of_pictures(truth, pictures).items():
+        groups[by] = tuple(
+            outcome.of(name, wanted[np.isin(truth.picture[wanted], rows)], ap_of(rows))
+            for name, rows in classes.items()
+        )
+    groups["visibility"] = tuple(
+        outcome.of(name, wanted, -1.0, truth.visibility == value) for name, value in (("visible", 2), ("hidden", 1))
+    )
+    return groups
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from multiposenet.models.keypoint_rcnn import (
     OneStageKeypointHead,
 )
 from multiposenet.models.keypoint_rcnn_detection import LEVELS, DetectorRule
-from multiposenet.models.keypoint_rcnn_heads import POOLED_SIZE
+from multiposenet.models.keypoint_rcnn_heads import POOLED_SIZE, WIDTH
 from multiposenet.models.keypoint_rcnn_pooling import EXPANSION
-from multiposenet.models.norms import NORMS, replace_norms
+from multiposenet.models.norms import NORMS, group_norm, replace_norms
 from multiposenet.roi_heatmaps import RoiCodec
 from multiposenet.skeletons import Skeleton
 
@@ -39,6 +39,7 @@ def build_keypoint_rcnn(
     backbone: str,
     pool: nn.Module,
     head: Callable[..., nn.Module],
+    head_width: int = WIDTH,
     expansion: float = 1.0,
     backbone_weights: str | None = None,
     warm_start: str | Path | None = None,
@@ -59,12 +60,13 @@ def build_keypoint_rcnn(
     Args:
         backbone, backbone_weights: see ``models.backbones.Backbone``.
         pool: pools the keypoint head's features.
-        head: (number of keypoints) -> keypoint head.
+        head: (number of keypoints, channels that go in, channels inside) -> keypoint head.
+        head_width: channels inside the head.
         expansion: of boxes, for heatmaps.
         warm_start: a Keypoint R-CNN of torchvision's to start from, a file or ``"torchvision"``, see
             ``importers.torchvision_keypoint_rcnn.seed``.
-        norm: of the backbone, a key of ``NORMS``: ``"frozen"`` for weights that were trained before, ``"group"`` from
-            scratch.
+        norm: of the backbone, a key of ``NORMS``: ``"frozen"`` for weights that were trained before; ``"group"`` from
+            scratch, then of the pyramid too (He et al., Rethinking ImageNet pre-training, ICCV 2019).
         pixel_rule: a key of ``PIXEL_CENTRES``.
         proposals, anchor_batch, box_batch, score_threshold, max_people: see ``DetectorRule``.
         keypoint_boxes: see ``models.keypoint_rcnn.KeypointRCNN``.
@@ -80,7 +82,9 @@ def build_keypoint_rcnn(
     rule = DetectorRule(tuple(proposals), anchor_batch, box_batch, score_threshold, max_people=max_people)
     stages = Backbone(backbone, backbone_weights)
     replace_norms(stages, choose("norm", norm, NORMS))
-    model = KeypointRCNN(stages, pool, head(skeleton.num_keypoints, CHANNELS), codec, rule, keypoint_boxes)
+    keypoint_head = head(skeleton.num_keypoints, CHANNELS, head_width)
+    pyramid_norm = group_norm if norm == "group" else None
+    model = KeypointRCNN(stages, pool, keypoint_head, codec, rule, keypoint_boxes, pyramid_norm)
     if warm_start is not None:
         seed(model, warm_start)
     return model, RoiDecoder(skeleton, codec, rescored, oks_nms)

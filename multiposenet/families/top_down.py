@@ -240,7 +240,7 @@ def build_simple_baseline(
         stages = Backbone(backbone, backbone_weights)
         return SimpleBaseline(stages, k, 256, answer.peak_height, answer.loss, answer.outputs)
 
-    published = {"label_sigmas": (2.0,), "hard_keypoints": k, "peak_height": 1.0}
+    published = {"label_sigmas": (2.0,), "hard_keypoints": k, "peak_height": 1.0, "extension": (1.25, 1.25)}
     return build_top_down(skeleton, network, **published | rules)
 
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.models.recompute import recomputed
 from multiposenet.structures import CropOutputs, CropTargets
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNEL_ORDERS = ("rgb", "bgr")
 
 BlockBuilder = Callable[[int, int, int], nn.Module]

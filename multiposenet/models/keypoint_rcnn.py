@@ -7,7 +7,7 @@ what head looks at them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from multiposenet.distributed import count_over_processes
-from multiposenet.models.backbones import Backbone
+from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from multiposenet.models.keypoint_rcnn_detection import (
     LEVELS,
     DetectorRule,
@@ -51,9 +51,6 @@ CHANNELS = 256
 MULTIPLE = 32
 """Images are padded to multiples of the coarsest stage's stride."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class KeypointRCNN(nn.Module):
     """People's boxes, and the heatmaps of the keypoints in them.
@@ -65,6 +62,7 @@ class KeypointRCNN(nn.Module):
         codec: says which cells keypoints lie in.
         rule: see :class:`DetectorRule`.
         keypoint_boxes: most boxes of a picture that enter the keypoints' loss; None: all that are people.
+        pyramid_norm: (channels) -> normalisation after every convolution of the pyramid; None: none, as published.
     """
 
     def __init__(
@@ -75,11 +73,12 @@ class KeypointRCNN(nn.Module):
         codec: RoiCodec,
         rule: DetectorRule | None = None,
         keypoint_boxes: int | None = None,
+        pyramid_norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         rule = DetectorRule() if rule is None else rule
         self.backbone = backbone
-        self.pyramid = FeaturePyramidNetwork(backbone.channels, CHANNELS, extra_blocks=LastLevelMaxPool())
+        self.pyramid = FeaturePyramidNetwork(backbone.channels, CHANNELS, LastLevelMaxPool(), pyramid_norm)
         self.proposals = ProposalNetwork(CHANNELS, rule)
         self.detector = PersonDetector(CHANNELS, rule)
         self.keypoint_pool = keypoint_pool

@@ -11,15 +11,13 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from multiposenet.losses import DetectionLoss, KeypointLoss
-from multiposenet.models.backbones import Backbone
+from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
 
 TASKS = ("keypoints", "detection")
 P6_SOURCES = ("C5", "P5")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Pyramid(nn.Module):

@@ -17,14 +17,14 @@ def frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     return fixed
 
 
-def grouped(norm: nn.BatchNorm2d) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation (Wu and He, ECCV 2018), which does not mind small batches: for training from scratch."""
-    return nn.GroupNorm(GROUPS, norm.num_features)
+    return nn.GroupNorm(GROUPS, channels)
 
 
 NORMS: dict[str, Callable[[nn.BatchNorm2d], nn.Module]] = {
     "frozen": frozen,
-    "group": grouped,
+    "group": lambda norm: group_norm(norm.num_features),
     "batch": lambda norm: norm,
 }
 

@@ -108,7 +108,7 @@ class PoseResidualNetwork(nn.Module):
 
 
 class _LargeLinear(nn.Linear):
-    """A linear layer with far more weights than input: for the boxes of a picture, reading it is what takes the time."""
+    """A linear layer with far more weights than input: for a few boxes, reading them is what takes the time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cpu and len(x) <= FEW_ROWS and not torch.is_grad_enabled():

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from multiposenet.models.backbones import Backbone
-from multiposenet.models.cascade import IMAGENET_MEAN, IMAGENET_STD
+from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from multiposenet.structures import CropOutputs, CropTargets
 
 DECONVOLUTIONS = 3
