@@ -44,6 +44,7 @@ from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
 from multiposenet.families.family import Task, TrainingView, choose
 from multiposenet.methods import PoseMethod, build_method, list_models
+from multiposenet.optimizers import MuonAdamW
 from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
@@ -52,6 +53,7 @@ OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "muon": MuonAdamW,
 }
 
 FREE_ON_RESUME = (
@@ -171,8 +173,8 @@ def with_defaults(options: TrainOptions, method: PoseMethod) -> TrainOptions:
 def parse_model_options(texts: Sequence[str]) -> dict:
     """``name=value`` texts as arguments of a model's builder.
 
-    A value is read as JSON where it is that (numbers, true, false, null), as several whole numbers when it is like
-    ``384x288``, else as text.
+    A value is read as JSON where it is that (numbers, true, false, null), as several numbers when it is like
+    ``384x288`` or ``1.25x1.5``, else as text.
 
     Raises:
         ValueError: a text without an equals sign.
@@ -181,12 +183,11 @@ def parse_model_options(texts: Sequence[str]) -> dict:
 
 
 def _plain_value(text: str) -> object:
-    if len(sides := text.split("x")) > 1 and all(side.isdecimal() for side in sides):
-        return tuple(map(int, sides))
     try:
-        return json.loads(text)
+        numbers = [json.loads(part) for part in text.split("x")]
     except ValueError:
         return text
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def parse_parts(texts: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +17,45 @@ from multiposenet.heatmap import HeatmapCodec
 from multiposenet.structures import PoseTargets
 
 
+def squared_error(maps: Tensor, wanted: Tensor) -> Tensor:
+    """(maps - wanted)^2, cell by cell: of heights (MultiPoseNet, sec. 3.2)."""
+    return (maps - wanted) ** 2
+
+
+def soft_focal_error(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of chances with soft labels, weighed by how wrong they are: |sigmoid(logits) - wanted|^2 x CE.
+
+    The focal loss for labels between 0 and 1 (Li et al., *Generalized Focal Loss*, NeurIPS 2020, eq. 5, beta 2). Unlike
+    a squared error it still pulls hard where a map is empty and should not be.
+    """
+    wrong = torch.sigmoid(logits) - wanted
+    return wrong**2 * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+@dataclass(frozen=True)
+class MapAnswer:
+    """What the keypoint subnet's maps say, and by which error they learn to.
+
+    Args:
+        error: (maps, wanted in [0, 1]) -> error of every cell.
+        heights: the subnet's maps -> heights in about [0, 1].
+        start: value of the maps that the subnet starts from, before it has learnt anything.
+    """
+
+    error: Callable[[Tensor, Tensor], Tensor]
+    heights: Callable[[Tensor], Tensor]
+    start: float
+
+
+MAP_ANSWERS = {
+    "heights": MapAnswer(squared_error, heights=lambda maps: maps, start=0.0),
+    "chances": MapAnswer(soft_focal_error, heights=torch.sigmoid, start=-4.6),
+}
+"""``heights`` is the paper's; ``chances`` (logits) starts from 1 %, about what a map holds."""
+
+
 class KeypointLoss(nn.Module):
-    """Weighted squared error of heatmaps and person mask, W . ||H_t - H_p||^2 (MultiPoseNet, sec. 3.2 and 3.5).
+    """Errors of heatmaps and person mask, W . ||H_t - H_p||^2 in the paper (MultiPoseNet, sec. 3.2 and 3.5).
 
     W is 0 on the keypoint maps where people are unlabelled (crowds, people without keypoints), and on the mask map
     where it is unknown whether a cell is person. Keypoint maps are divided by the number of labelled keypoints, the
@@ -24,9 +64,10 @@ class KeypointLoss(nn.Module):
     Args:
         codec: draws the target heatmaps.
         intermediate_weight: weight of each intermediate level's maps.
-        mask_weight: weight of the person mask's mean squared error.
+        mask_weight: weight of the person mask's mean error.
         peak_weight: how much more a peak's cell counts than an empty one: W is 1 + ``peak_weight`` x target. 0 is the
             paper's loss; more makes a network from scratch leave the empty map, its first answer, sooner.
+        answer: what the maps mean; the paper's heights unless told.
     """
 
     def __init__(
@@ -35,12 +76,14 @@ class KeypointLoss(nn.Module):
         intermediate_weight: float = 0.25,
         mask_weight: float = 1.0,
         peak_weight: float = 0.0,
+        answer: MapAnswer = MAP_ANSWERS["heights"],
     ) -> None:
         super().__init__()
         self.codec = codec
         self.intermediate_weight = intermediate_weight
         self.mask_weight = mask_weight
         self.peak_weight = peak_weight
+        self.answer = answer
 
     def forward(
         self, maps: Tensor, supervised: list[Tensor], targets: PoseTargets, image_size: tuple[int, int]
@@ -57,25 +100,28 @@ class KeypointLoss(nn.Module):
         # People without labelled keypoints still teach the mask; only people whose shape nobody drew do not.
         mask_weight = (~targets.unknown).float()[:, None]
         drawn, cells = count_over_processes(mask_weight.sum()), count_over_processes(labelled_cells.sum())
+        person_mask = targets.person_mask[:, None]
         background = 1 - heatmaps.amax(dim=1, keepdim=True)
         k = heatmaps.shape[1]
 
+        def error(predicted: Tensor, wanted: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+            # A part that the network does not have (mask, background) has no maps and adds nothing.
+            wanted = wanted.expand(-1, predicted.shape[1], -1, -1)
+            return (weight * self.answer.error(predicted.float(), wanted)).sum() / count
+
         def keypoint_error(predicted: Tensor) -> Tensor:
-            return (keypoint_weight * (predicted[:, :k].float() - heatmaps) ** 2).sum() / labelled
+            return error(predicted[:, :k], heatmaps, keypoint_weight, labelled)
 
         def mask_error(predicted: Tensor) -> Tensor:
-            wrong = mask_weight * (predicted[:, k : k + 1].float() - targets.person_mask[:, None]) ** 2
-            return wrong.sum() / drawn
+            return self.mask_weight * error(predicted[:, k : k + 1], person_mask, mask_weight, drawn)
 
         def background_error(predicted: Tensor) -> Tensor:
-            wrong = labelled_cells * (predicted[:, k + 1 :].float() - background) ** 2
-            return wrong.sum() / cells
+            return error(predicted[:, k + 1 :], background, labelled_cells, cells)
 
-        losses = {"heatmaps": keypoint_error(maps), "person_mask": self.mask_weight * mask_error(maps)}
+        losses = {"heatmaps": keypoint_error(maps), "person_mask": mask_error(maps)}
         if supervised and self.intermediate_weight:
             losses["intermediate"] = self.intermediate_weight * sum(
-                keypoint_error(level) + self.mask_weight * mask_error(level) + background_error(level)
-                for level in supervised
+                keypoint_error(level) + mask_error(level) + background_error(level) for level in supervised
             )
         return losses
 

@@ -14,7 +14,8 @@ from torchvision.ops import box_iou
 
 from multiposenet.anchors import AnchorGrid
 from multiposenet.heatmap import HeatmapCodec
-from multiposenet.losses import DetectionLoss, KeypointLoss
+from multiposenet.losses import MAP_ANSWERS, DetectionLoss, KeypointLoss, soft_focal_error
+from multiposenet.methods import build_method
 from multiposenet.structures import PoseTargets
 
 SIZE = (64, 96)
@@ -326,3 +327,27 @@ def test_the_detector_losses_do_not_grow_with_the_batch():
     twice = targets_for([[[20.0, 8.0, 60.0, 56.0]]] * 2)
     double = DetectionLoss(GRID)(logits.repeat(2, 1), deltas.repeat(2, 1, 1), twice, SIZE)
     assert_close(double, DetectionLoss(GRID)(logits, deltas, ONE, SIZE))
+
+
+def test_the_soft_focal_error_is_cross_entropy_weighed_by_the_square_of_the_mistake():
+    logits, wanted = torch.tensor([-2.0, 0.3, 4.0]), torch.tensor([0.0, 0.25, 1.0])
+    chance = 1 / (1 + torch.exp(-logits))
+    entropy = -(wanted * chance.log() + (1 - wanted) * (1 - chance).log())
+    expected = (chance - wanted) ** 2 * entropy
+    assert_close(soft_focal_error(logits, wanted), expected)
+    assert soft_focal_error(torch.logit(wanted[1:2]), wanted[1:2]) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_network_of_chances_says_heights_and_learns_from_logits():
+    torch.manual_seed(0)
+    model = build_method("multiposenet_lite", map_answer="chances").model.eval()
+    outputs, _ = model(torch.rand(1, 3, *SIZE))
+    # Nothing learnt: every map says one percent.
+    assert outputs.heatmaps.sub(0.01).abs().max() < 0.005
+    person = dataclasses.replace(ONE, person_mask=mask_of((slice(2, 14), slice(5, 15))).float())
+    loss = KeypointLoss(HeatmapCodec(), answer=MAP_ANSWERS["chances"])
+    drawn = HeatmapCodec().encode(person.keypoints, person.visibility, SIZE)
+    perfect = torch.cat([drawn, person.person_mask[:, None]], dim=1).clamp(1e-6, 1 - 1e-6).logit()
+    assert loss(perfect, [], person, SIZE)["heatmaps"] < 1e-6
+    worse = loss(torch.zeros_like(perfect), [], person, SIZE)
+    assert worse["heatmaps"] > 1e-3 and worse["person_mask"] > 1e-3

@@ -98,7 +98,16 @@ def test_mpii_is_validated_by_its_own_measure(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=true", True), ("a=2", 2), ("a=0.5", 0.5), ("a=384x288", (384, 288)), ("a=legacy", "legacy"), ("a=null", None)],
+    [
+        ("a=true", True),
+        ("a=2", 2),
+        ("a=0.5", 0.5),
+        ("a=384x288", (384, 288)),
+        ("a=1.5x2", (1.5, 2)),
+        ("a=legacy", "legacy"),
+        ("a=box", "box"),
+        ("a=null", None),
+    ],
 )
 def test_options_of_a_model_are_read_as_what_they_look_like(text, value):
     assert train_posenet.parse_model_options([text]) == {"a": value}

@@ -19,7 +19,7 @@ from multiposenet.groupings import make_grouping
 from multiposenet.heatmap import HeatmapCodec, PixelPeakCodec
 from multiposenet.inference.settings import RunnerSettings
 from multiposenet.inference.whole_pictures import WholePictures
-from multiposenet.losses import DetectionLoss, KeypointLoss
+from multiposenet.losses import MAP_ANSWERS, DetectionLoss, KeypointLoss
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
@@ -67,6 +67,8 @@ def build_multiposenet(
     box_rule: str = "usual",
     peak_rule: str = "usual",
     peak_threshold: float | None = None,
+    peak_sigma: float | None = None,
+    map_answer: str = "heights",
     peak_weight: float = 0.0,
     intermediate_weight: float = 0.25,
     grouping: str = "pose_residual",
@@ -94,14 +96,17 @@ def build_multiposenet(
         box_rule: which boxes are kept, a key of ``BOX_RULES``; ``"legacy"`` also decodes sides of any length.
         peak_rule: how peaks are found, a key of ``CODECS``.
         peak_threshold: least height of a peak; by default the rule's own.
+        peak_sigma: width of the drawn Gaussians in cells; by default the rule's own.
+        map_answer: what the keypoint subnet's maps mean, a key of ``losses.MAP_ANSWERS``.
         peak_weight, intermediate_weight: see ``losses.KeypointLoss``.
         grouping: key in ``groupings.GROUPINGS``; its network is the model's part ``prn``.
         grouping_options: arguments of its builder; those of the pose residual network are the ``prn_*`` above.
     """
     k = skeleton.num_keypoints
     codec = choose("peak_rule", peak_rule, CODECS)()
-    if peak_threshold is not None:
-        codec = replace(codec, threshold=peak_threshold)
+    own = {"threshold": peak_threshold, "sigma": peak_sigma}
+    codec = replace(codec, **{name: value for name, value in own.items() if value is not None})
+    answer = choose("map_answer", map_answer, MAP_ANSWERS)
     grid = choose("anchors", anchors, ANCHORS)(max_log_scale=choose("box_rule", box_rule, LOG_SCALES))
     boxes = BoxDecoder(grid, **BOX_RULES[box_rule])
     stages = Backbone(backbone, backbone_weights)
@@ -116,6 +121,7 @@ def build_multiposenet(
             num_supervised=k + person_mask + (person_mask and intermediate_background),
             activation=keypoint_activation,
             norm_layer=nn.BatchNorm2d if keypoint_norm else None,
+            start=answer.start,
         ),
         "detection_pyramid": Pyramid((1, 2, 3), stages.channels[1:], channels, extra_levels=True, p6_from=p6_from),
         "detection_subnet": DetectionSubnet(channels, grid.per_cell, detection_convs),
@@ -139,7 +145,7 @@ def build_multiposenet(
     model = MultiPoseNet(
         **parts,
         prn=network,
-        keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight),
+        keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight, answer=answer),
         detection_loss=DetectionLoss(grid),
     )
     return model, ChainDecoder(codec, boxes, group, skeleton)

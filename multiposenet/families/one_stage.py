@@ -139,9 +139,7 @@ FAMILY = Family(
     runner=RoiPictures,
     teaching=Teaching(
         tasks={"joint": (JOINT,)},
-        view=lambda decoder: TrainingView(
-            image_size=IMAGE_SIZE, scale=(0.8, 1.0), rotation=0.0, flip=0.5, colours=False
-        ),
+        view=lambda decoder: VIEW,
         examples=_examples,
         collate=collate,
     ),

@@ -24,6 +24,7 @@ class KeypointSubnet(nn.Module):
         activation: ReLU between and after the two convolutions of D_l. The paper does not say; the reference
             layout has none.
         norm_layer: normalisation after the 3x3 convolutions, e.g. ``nn.BatchNorm2d``; the reference layout has none.
+        start: value of all maps at the start, see ``losses.MapAnswer``.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class KeypointSubnet(nn.Module):
         levels: int = 4,
         activation: bool = False,
         norm_layer: NormLayer | None = None,
+        start: float = 0.0,
     ) -> None:
         super().__init__()
 
@@ -53,9 +55,10 @@ class KeypointSubnet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        # Maps are nearly empty: start near zero, or the first steps only unlearn noise.
+        # Maps are nearly empty: start near that, or the first steps only unlearn noise.
         for layer in [self.predict, *self.supervise]:
             nn.init.normal_(layer.weight, std=0.001)
+            nn.init.constant_(layer.bias, start)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """[K2, K3, K4, K5], each [N, channels, h_l, w_l] -> maps [N, num_maps, h_2, w_2]."""

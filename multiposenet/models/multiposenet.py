@@ -117,10 +117,11 @@ class MultiPoseNet(nn.Module):
 
         if "keypoints" in tasks:
             pyramid = self.keypoint_pyramid(features)
-            heatmaps = self.keypoint_subnet(pyramid)
+            maps = self.keypoint_subnet(pyramid)
+            heatmaps = self.keypoint_loss.answer.heights(maps)
             if targets is not None:
                 supervised = self.keypoint_subnet.supervised(pyramid)
-                losses |= self.keypoint_loss(heatmaps, supervised, targets, image_size)
+                losses |= self.keypoint_loss(maps, supervised, targets, image_size)
 
         if "detection" in tasks:
             box_logits, box_deltas = self.detection_subnet(self.detection_pyramid(features))
