@@ -4,10 +4,10 @@
     python recipes/train_default.py --work DIR --labels COCO
 
 Draws synthetic people to disk; trains the set assignment on COCO's labels and the shared network on the drawn pictures
-in several parts (small crops, then people of all sizes); teaches the set assignment that network's own peaks and boxes;
-measures the chain on held-out people; writes the weights with all of this in their metadata. Steps whose result lies
-in DIR already are not repeated. Two processes train (``torchrun``), with one thread each: on two cores a third more
-pictures a second than one process with two.
+in several parts (small crops, then people of all sizes; heights first, then chances); teaches the set assignment that
+network's own peaks and boxes; measures the chain on held-out people; writes the weights with all of this in their
+metadata. Steps whose result lies in DIR already are not repeated. Where two processes train (``torchrun``), each has
+one thread: on two cores a third more pictures a second than one process with two.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE = 16_000
-PARTS = ("a", "b", "c", "d")
+PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1}
+"""Parts of the training and their processes."""
+
+LAST_PART = "e"
+
+CHANCES = {"map_answer": "chances", "peak_weight": 0.0, "peak_sigma": 1.25, "peak_threshold": 0.15}
+"""Options of the network from the last part on."""
+
+STEEPNESS = 9.2
+"""logit(0.99) - logit(0.01): a height of 0 becomes a chance of 1 %, a height of 1 one of 99 %."""
 
 
 def main() -> None:
@@ -55,13 +64,15 @@ def main() -> None:
         "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
     weights, start = grouping / "last.safetensors", "--init"
-    for part in PARTS:
+    for part, processes in PARTS.items():
         run = work / f"shared_{part}"
+        if part == LAST_PART:
+            weights = as_chances(weights, work / "chances.safetensors")
         step(
             run / "finished",
             "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", people,
             "--out", run, start, f"prn={weights}" if start == "--init" else weights,
-            processes=1 if part == "a" else 2,
+            processes=processes,
         )  # fmt: skip
         weights, start = run / "last.safetensors", "--weights"
     own = work / "own_outputs"
@@ -74,6 +85,20 @@ def main() -> None:
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", result, "--out", evaluation)
     export(result, work, arguments.out)
+
+
+def as_chances(weights: Path, out: Path) -> Path:
+    """The same network with maps that are logits of chances: the last layers' heights, scaled and moved."""
+    heights = build_method(weights=weights)
+    chances = build_method(heights.name, skeleton=heights.skeleton, **heights.options | CHANCES)
+    tensors = heights.model.state_dict()
+    for name in tensors:
+        if name.startswith(("keypoint_subnet.predict.", "keypoint_subnet.supervise.")):
+            tensors[name] = tensors[name] * STEEPNESS - (STEEPNESS / 2 if name.endswith("bias") else 0)
+    chances.model.load_state_dict(tensors)
+    metadata = {"model": chances.name, "options": chances.options, "skeleton": chances.skeleton.to_dict()}
+    checkpoint.save_weights(chances.model, out, metadata | {"image_size": heights.metadata["image_size"]})
+    return out
 
 
 def step(result: Path, script: str, *arguments: object, processes: int = 1) -> None:
@@ -97,7 +122,7 @@ def export(weights: Path, work: Path, out: Path) -> None:
     method = build_method(weights=weights)
     shared, labels, own = (
         checkpoint.load_tensors(work / run / "last.safetensors")[1]
-        for run in (f"shared_{PARTS[-1]}", "grouping", "own_outputs")
+        for run in (f"shared_{LAST_PART}", "grouping", "own_outputs")
     )
     evaluation = json.loads((work / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@
     python recipes/train_topdown.py --work DIR
 
 Draws synthetic people to disk (the same as ``recipes/train_default.py``, which are taken where they are), trains the
-network on crops of them with two processes of one thread each, measures it on held-out people in the labels' boxes and
+network on crops of them in one process, measures it on held-out people in the labels' boxes and
 writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
 """
 
@@ -43,7 +43,6 @@ def main() -> None:
     step(
         run / "finished",
         "train_posenet.py", "--opt", ROOT / "recipes" / "topdown_default.toml", "--data", people, "--out", run,
-        processes=2,
     )  # fmt: skip
     weights, evaluation = run / "last.safetensors", work / f"{NAME}_evaluation"
     step(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,13 @@ SIDE = 200.0
 DOWN = 15.0
 """Pixels by which the published code moves a centre down, times the scale, to take in the legs."""
 
+FIRST_PIXEL = 1
+"""The first pixel's number, in Matlab."""
+UNKNOWN_CENTRE = -1 - FIRST_PIXEL
+"""Files say -1 for a centre that nobody knows."""
+FIELDS = ("image", "center", "scale", "joints", "joints_vis")
+"""Of a record in a list."""
+
 MPII_FORMAT = CocoFormat(
     name="mpii",
     skeleton=MPII,
@@ -39,6 +47,54 @@ MPII_FORMAT = CocoFormat(
 _SHORT = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri"
 NAMES = dict(zip(MPII.keypoints, _SHORT.split(), strict=True))
 """Keypoints as the ground truth's ``.mat`` file calls them."""
+
+
+@dataclass(frozen=True)
+class MpiiPerson:
+    """One person, as MPII has it but for the pixels, which count from 0.
+
+    Args:
+        image: file name of the picture.
+        keypoints: [K, 2] x, y; 0 where not labelled.
+        visibility: [K] 0 not labelled, 1 hidden, 2 visible. Lists do not tell hidden ones.
+        centre: rough middle of the person; -2 where nobody knows.
+        scale: height in units of 200 pixels.
+        head_box: x1, y1, x2, y2, or None.
+    """
+
+    image: str
+    keypoints: np.ndarray
+    visibility: np.ndarray
+    centre: tuple[float, float]
+    scale: float
+    head_box: tuple[float, ...] | None = None
+
+    def square(self) -> np.ndarray:
+        """Box [x1, y1, x2, y2] by the rule of the published top-down code."""
+        centre, half = np.array(self.centre), SIDE * self.scale / 2
+        if centre[0] != UNKNOWN_CENTRE:
+            centre = centre + np.array([0, DOWN * self.scale])
+        return np.concatenate([centre - half, centre + half])
+
+
+def read_people(path: Path, skeleton: Skeleton = MPII, labelled: bool = True) -> list[MpiiPerson]:
+    """The people of one of the usual lists.
+
+    Args:
+        path: ``annot/<split>.json``.
+        skeleton: the keypoints of the file.
+        labelled: everybody must have keypoints; the list of the test split has none.
+
+    Raises:
+        ValueError: the file is no such list or a record is broken; the message names it.
+    """
+    try:
+        records = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not a complete JSON file ({error}); fetch or export it again") from None
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"{path}: expected a list of people, as MPII's files are; got a {type(records).__name__}")
+    return [_person(record, skeleton, f"{path}: record {number}", labelled) for number, record in enumerate(records)]
 
 
 class MpiiKeypoints(Dataset):
@@ -78,30 +134,24 @@ class MpiiKeypoints(Dataset):
         path = self.root / layout.annotation_files[0].format(split=split)
         if not path.is_file():
             raise FileNotFoundError(f"no annotation file {path}; check --data and the split")
-        content = path.read_bytes()
-        self._digest = hashlib.sha256(content).hexdigest()
-        try:
-            records = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"{path}: not a complete JSON file ({error}); fetch or export it again") from None
-        if not isinstance(records, list) or not records:
-            raise ValueError(f"{path}: expected a list of people, as MPII's files are; got a {type(records).__name__}")
-        names = list(dict.fromkeys(_field(record, "image", path, number) for number, record in enumerate(records)))
+        self._digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        everybody = read_people(path, self.skeleton)
+        names = list(dict.fromkeys(person.image for person in everybody))
         self._names = names[:limit]
         place = {name: index for index, name in enumerate(self._names)}
-        rows = [number for number, record in enumerate(records) if record["image"] in place]
-        rows.sort(key=lambda number: place[records[number]["image"]])
-        people = [_person(records[number], self.skeleton, path, number) for number in rows]
-        keypoints, visibility, boxes = (np.stack(parts) for parts in zip(*people, strict=True))
+        rows = [number for number, person in enumerate(everybody) if person.image in place]
+        rows.sort(key=lambda number: place[everybody[number].image])
+        people = [everybody[number] for number in rows]
+        boxes = np.stack([person.square() for person in people])
         sides = boxes[:, 2:] - boxes[:, :2]
         self._labels = PackedLabels(
-            keypoints=keypoints,
-            visibility=visibility,
-            boxes=boxes,
+            keypoints=np.stack([person.keypoints for person in people]).astype(np.float32),
+            visibility=np.stack([person.visibility for person in people]),
+            boxes=boxes.astype(np.float32),
             areas=(BOX_AREA_SHARE * sides.prod(1)).astype(np.float32),
             crowd=np.zeros(len(rows), bool),
             annotation_ids=np.array(rows, np.int64),
-            image_index=np.array([place[records[number]["image"]] for number in rows], np.int64),
+            image_index=np.array([place[person.image] for person in people], np.int64),
             image_sizes=np.zeros((len(self._names), 2), np.int64),
         )
 
@@ -209,30 +259,33 @@ def write_mpii(root: str | Path, split: str, pictures: Sequence[tuple[str, Perso
     return len(records)
 
 
-def _person(record: dict, skeleton: Skeleton, path: Path, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints [K, 2], visibility [K] and box [4] of one record."""
+def _person(record: object, skeleton: Skeleton, where: str, labelled: bool) -> MpiiPerson:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is a {type(record).__name__}; expected an object with {', '.join(FIELDS)}")
     k = skeleton.num_keypoints
-    keypoints = np.array(_field(record, "joints", path, number), np.float64)
-    shown = np.array(_field(record, "joints_vis", path, number))
+    if not (labelled or "joints" in record or "joints_vis" in record):
+        record = record | {"joints": np.zeros((k, 2)), "joints_vis": np.zeros(k)}
+    if missing := [name for name in FIELDS if name not in record]:
+        raise ValueError(f"{where} has no {missing[0]!r}; it needs {', '.join(FIELDS)}")
+    try:
+        keypoints, shown, centre = (
+            np.array(record[name], np.float64) for name in ("joints", "joints_vis", "center")
+        )
+        scale = float(record["scale"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: joints, joints_vis, center and scale must be numbers ({error})") from None
     if keypoints.shape != (k, 2) or shown.shape != (k,):
         raise ValueError(
-            f"{path}: record {number}: joints and joints_vis must be {k} points and {k} flags for skeleton "
-            f"{skeleton.name!r}, got shapes {keypoints.shape} and {shown.shape}"
+            f"{where}: joints and joints_vis must be {k} points and {k} flags for skeleton {skeleton.name!r}, got "
+            f"shapes {keypoints.shape} and {shown.shape}"
         )
-    centre = np.array(_field(record, "center", path, number), np.float64)
-    scale = float(_field(record, "scale", path, number))
     if centre.shape != (2,) or not (np.isfinite(centre).all() and np.isfinite(scale) and scale > 0):
-        raise ValueError(f"{path}: record {number}: expected a centre of two numbers and a positive scale")
-    if centre[0] != -1:  # -1 stands for a centre that nobody knows
-        centre = centre + np.array([0, DOWN * scale])
-    centre = centre - 1
-    half = SIDE * scale / 2
+        raise ValueError(f"{where}: expected a centre of two numbers and a positive scale")
     visibility = np.where(shown > 0, 2, 0).astype(np.uint8)
-    points = np.where(visibility[:, None] > 0, keypoints - 1, 0).astype(np.float32)
-    return points, visibility, np.concatenate([centre - half, centre + half]).astype(np.float32)
-
-
-def _field(record: dict, name: str, path: Path, number: int) -> object:
-    if name not in record:
-        raise ValueError(f"{path}: record {number} has no {name!r}; it needs image, center, scale, joints, joints_vis")
-    return record[name]
+    return MpiiPerson(
+        str(record["image"]),
+        np.where(visibility[:, None] > 0, keypoints - FIRST_PIXEL, 0),
+        visibility,
+        tuple((centre - FIRST_PIXEL).tolist()),
+        scale,
+    )

@@ -7,9 +7,7 @@ the head's rectangle, which PCKh needs, stay as further fields of an annotation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import scipy.io
 
 from multiposenet.data.convert.converted import ConvertedSplit, person_record
-from multiposenet.data.mpii import SIDE
+from multiposenet.data.mpii import FIRST_PIXEL, SIDE, MpiiPerson, read_people
 from multiposenet.data.pictures import picture_size
 from multiposenet.geometry import clip_boxes, xyxy_to_xywh
 from multiposenet.inputs import number_pictures
@@ -28,28 +26,6 @@ SPLIT_FILES = {"train": "train.json", "val": "valid.json", "test": "test.json"}
 
 BOX_MARGIN = 0.1
 """Room around the keypoints on each side of a person's box, as a share of its longer side."""
-
-_FROM_ONE = 1  # the first pixel's number in Matlab
-
-
-@dataclass(frozen=True)
-class MpiiPerson:
-    """One person, as MPII has it but for the pixels, which count from 0.
-
-    Args:
-        image: file name of the picture.
-        triples: [16, 3] x, y, visibility.
-        centre: rough middle of the person.
-        scale: height in units of 200 pixels.
-        head_box: x1, y1, x2, y2, or None.
-    """
-
-    image: str
-    triples: np.ndarray
-    centre: tuple[float, float]
-    scale: float
-    head_box: tuple[float, ...] | None = None
-
 
 def read_mpii(source: Path, splits: Sequence[str] = (), pictures: Path | None = None) -> list[ConvertedSplit]:
     """Reads MPII's annotations.
@@ -66,7 +42,7 @@ def read_mpii(source: Path, splits: Sequence[str] = (), pictures: Path | None = 
     files = _split_files(source)
     if missing := [name for name in splits if name not in files]:
         raise FileNotFoundError(f"{source}: no split {missing[0]!r}, only {', '.join(files) or 'none'}")
-    people = {name: list(_read_file(path)) for name, path in files.items() if not splits or name in splits}
+    people = {name: _read_file(path) for name, path in files.items() if not splits or name in splits}
     folder = pictures or _picture_folder(source)
     names = {name: list(dict.fromkeys(person.image for person in found)) for name, found in people.items()}
     every = list(dict.fromkeys(image for found in names.values() for image in found))
@@ -97,25 +73,8 @@ def _picture_folder(source: Path) -> Path:
     return next((root / "images" for root in roots if (root / "images").is_dir()), roots[0] / "images")
 
 
-def _read_file(path: Path) -> Iterator[MpiiPerson]:
-    return _read_release(path) if path.suffix == ".mat" else _read_list(path)
-
-
-def _read_list(path: Path) -> Iterator[MpiiPerson]:
-    records = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(records, list):
-        raise ValueError(f"{path}: expected a list of people, got a {type(records).__name__}")
-    for number, record in enumerate(records):
-        try:
-            # Lists of the test split have no joints.
-            joints = np.array(record.get("joints", np.zeros((16, 2))), np.float64).reshape(MPII.num_keypoints, 2)
-            seen = np.array(record.get("joints_vis", np.zeros(16)), np.float64).reshape(MPII.num_keypoints) > 0
-            centre = tuple(float(value) - _FROM_ONE for value in record["center"])
-            yield MpiiPerson(str(record["image"]), _triples(joints, 2 * seen), centre, float(record["scale"]))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: entry {number}: expected image, joints [16, 2], joints_vis [16], center and scale ({error})"
-            ) from error
+def _read_file(path: Path) -> list[MpiiPerson]:
+    return list(_read_release(path)) if path.suffix == ".mat" else read_people(path, labelled=False)
 
 
 def _read_release(path: Path) -> Iterator[MpiiPerson]:
@@ -137,23 +96,19 @@ def _read_release(path: Path) -> Iterator[MpiiPerson]:
             head = [getattr(rectangle, name, None) for name in ("x1", "y1", "x2", "y2")]
             yield MpiiPerson(
                 str(picture.image.name),
-                _triples(joints, visibility),
-                tuple(float(value) - _FROM_ONE for value in centre),
+                np.where(visibility[:, None] > 0, joints - FIRST_PIXEL, 0),
+                visibility,
+                tuple(float(value) - FIRST_PIXEL for value in centre),
                 float(scale) if np.size(scale := getattr(rectangle, "scale", 0.0)) else 0.0,
                 None
                 if any(np.size(edge) != 1 or edge is None for edge in head)
-                else tuple(e - _FROM_ONE for e in head),
+                else tuple(e - FIRST_PIXEL for e in head),
             )
 
 
 def _visibility(value: Any) -> int:
     """2 for seen, 1 for hidden; where the file does not say it (often of the head), it was seen."""
     return 2 if value is None or not np.size(value) or int(value) else 1
-
-
-def _triples(joints: np.ndarray, visibility: np.ndarray) -> np.ndarray:
-    triples = np.column_stack([joints - _FROM_ONE, visibility])
-    return np.where(visibility[:, None] > 0, triples, 0)
 
 
 def _convert_split(
@@ -170,7 +125,7 @@ def _convert_split(
             first_id + number,
             ids[person.image],
             _box(person, sizes[person.image]),
-            person.triples.tolist(),
+            np.column_stack([person.keypoints, person.visibility]).tolist(),
             **_own(person),
         )
         for number, person in enumerate(people)
@@ -199,7 +154,7 @@ def _own(person: MpiiPerson) -> dict:
 
 def _box(person: MpiiPerson, size: tuple[int, int]) -> list[float]:
     """[x, y, width, height] around the keypoints; around the centre, as large as the scale, where there are none."""
-    places = person.triples[person.triples[:, 2] > 0, :2] + 0.5
+    places = person.keypoints[person.visibility > 0] + 0.5
     if len(places):
         low, high = places.min(axis=0), places.max(axis=0)
         margin = BOX_MARGIN * (high - low).max()
