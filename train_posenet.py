@@ -12,7 +12,6 @@ The pose residual network has its own script, ``prn_train/train.py``; until it i
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -45,7 +44,7 @@ from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
 from multiposenet.families.family import Task, TrainingView, choose
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
-from multiposenet.options import option, parse_options
+from multiposenet.options import option, parse_model_options, parse_options, parse_pairs
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 
@@ -139,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         given = parse_model_options(options.model_options)
         if options.backbone_weights:
             given["backbone_weights"] = options.backbone_weights
-        method = build_method(options.model, options.weights, options.skeleton, parse_parts(options.init), **given)
+        parts = parse_pairs(options.init, "init", "prn=runs/prn/best.safetensors", "part=FILE")
+        method = build_method(options.model, options.weights, options.skeleton, parts, **given)
         options = with_defaults(options, method)
         folder = open_run(options, "train", options.out, FREE_ON_RESUME)
         method.model.to(device, memory_format=torch.channels_last)
@@ -168,39 +168,6 @@ def with_defaults(options: TrainOptions, method: PoseMethod) -> TrainOptions:
     teaching = method.family.teaching
     own = {"train": next(iter(teaching.tasks)), **vars(teaching.view(method.decoder))}
     return replace(options, **{name: value for name, value in own.items() if getattr(options, name) is None})
-
-
-def parse_model_options(texts: Sequence[str]) -> dict:
-    """``name=value`` texts as arguments of a model's builder.
-
-    A value is read as JSON where it is that (numbers, true, false, null), as several numbers when it is like
-    ``384x288`` or ``1.25x1.5``, else as text.
-
-    Raises:
-        ValueError: a text without an equals sign.
-    """
-    return {name: _plain_value(value) for name, value in _parse_pairs(texts, "model_options", "prm=true").items()}
-
-
-def _plain_value(text: str) -> object:
-    try:
-        numbers = [json.loads(part) for part in text.split("x")]
-    except ValueError:
-        return text
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-def parse_parts(texts: Sequence[str]) -> dict[str, str]:
-    """``part=FILE`` texts as part -> file; ValueError for a text without an equals sign."""
-    return _parse_pairs(texts, "init", "prn=runs/prn/best.safetensors", "part=FILE")
-
-
-def _parse_pairs(texts: Sequence[str], option: str, example: str, form: str = "name=value") -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise ValueError(f"{option} takes {form}, e.g. {example}; got {name + equals + value!r}")
-    return {name: value for name, _, value in pairs}
 
 
 def measure_ap(predictor: PosePredictor, validation: Dataset, task: Task) -> dict[str, float]:

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from multiposenet import methods
 from multiposenet.cli import UNREADABLE
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.sources import open_dataset, read_labels
@@ -51,9 +52,7 @@ from multiposenet.evaluation.grouping_scores import (
     measure_ceiling,
     measure_grouping,
 )
-from multiposenet.groupings import GROUPINGS, build_grouping, with_assignment
-from multiposenet.importers import read_weights
-from multiposenet.methods import build_method
+from multiposenet.groupings import GROUPINGS, with_assignment
 from multiposenet.predictor import PosePredictor, load
 from multiposenet.prior import GaussianPrior
 from multiposenet.runs import open_run_folder
@@ -188,20 +187,14 @@ def open_grouping(file: str, skeleton: Skeleton, device: str) -> tuple[str, Call
     Raises:
         ValueError: it was made for other keypoints.
     """
-    _, metadata = read_weights(file)
-    if metadata.get("model") in GROUPINGS:
-        method = build_grouping(weights=file)
-        name, grouping = method.name, method.grouping
-    else:
-        method = build_method(weights=file)
-        name, grouping = f"{method.options.get('grouping', 'pose_residual')} of {method.name}", method.decoder.grouping
+    method = methods.open_grouping(file)
     if method.skeleton.keypoints != skeleton.keypoints:
         raise ValueError(
             f"{file} groups the keypoints of skeleton {method.skeleton.name!r}, the data are labelled with those of "
             f"{skeleton.name!r}; give the file's skeleton with --skeleton, and data that have it"
         )
     method.model.to(device).eval()
-    return name, grouping
+    return method.name, method.grouping
 
 
 def label_inputs(dataset: CocoKeypoints, skeleton: Skeleton) -> dict[str, GroupingInput]:

@@ -1,4 +1,4 @@
-"""The console command: ``multiposenet predict`` from pictures to poses, ``models``, ``weights``, ``data``."""
+"""The console command: ``predict`` from pictures to poses, ``explain`` why, ``models``, ``weights``, ``data``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from multiposenet.data_commands import add_data_commands
+from multiposenet.explanation.command import add_explain_arguments, explain_command
 from multiposenet.geometry import xywh_to_xyxy
 from multiposenet.inputs import InputPicture, find_pictures, number_pictures, sample_pictures
+from multiposenet.options import parse_model_options
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
@@ -56,6 +58,10 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", metavar="FILE", help="weights that find the people for a model that looks at them one by one; by "
         "default those that ship with the package"
     )  # fmt: skip
+    parser.add_argument(
+        "--model-options", type=_model_options, metavar="NAME=VALUE,...", help="arguments of the model's builder that "
+        "win over those of the weights, e.g. refined=true"
+    )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default the GPU when there is one")
     parser.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="pictures at once (8)")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="longer side that the network sees")
@@ -80,7 +86,7 @@ def load_predictor(arguments: argparse.Namespace, load: Callable | None = None):
 
 def predictor_options(arguments: argparse.Namespace) -> dict:
     """The options given on the command line; those left out keep the predictor's own defaults."""
-    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people", "detector")
+    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people", "detector", "model_options")
     return {name: value for name in names if (value := getattr(arguments, name)) not in (None, False)}
 
 
@@ -125,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", allow_abbrev=False, help="list the model names")
     models.set_defaults(run=_list_models)
+    explain = commands.add_parser(
+        "explain",
+        allow_abbrev=False,
+        help="show why every keypoint of a picture went to whom it went",
+        description="Draws for each person of one picture the box, the peaks that could be this person's, their "
+        "scores, what was chosen and why; for a grouping by the pose residual network also its input and output. "
+        "Writes explanation.html, .json and .txt.",
+    )
+    add_explain_arguments(explain)
+    add_predictor_arguments(explain)
+    explain.set_defaults(run=_explain)
     _add_weights_commands(commands)
     add_data_commands(commands)
     return parser
@@ -196,6 +213,16 @@ def _convert_weights(arguments: argparse.Namespace, load: Callable | None) -> in
         print(f"multiposenet weights convert: error: {error}", file=sys.stderr)
         return 2
     print(f"{arguments.out}: {written.model}, {written.size / 1e6:.1f} MB, sha256 {written.sha256}")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace, load: Callable | None) -> int:
+    try:
+        out = explain_command(arguments, lambda: load_predictor(arguments, load))
+    except UNREADABLE as error:
+        print(f"multiposenet explain: error: {error}", file=sys.stderr)
+        return 2
+    print(f"page: {out / 'explanation.html'}")
     return 0
 
 
@@ -337,6 +364,13 @@ def _share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return number
+
+
+def _model_options(text: str) -> dict[str, object]:
+    try:
+        return parse_model_options(text.split(","), "--model-options")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _scales(text: str) -> tuple[float, ...]:

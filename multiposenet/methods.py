@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from multiposenet.checkpoint import match_tensors
 from multiposenet.families import bottom_up, one_stage, top_down
 from multiposenet.families.family import Builder, Decoder, Family
-from multiposenet.groupings import GROUPINGS
+from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping
 from multiposenet.importers import read_weights
 from multiposenet.skeletons import COCO_PERSON, Skeleton, get_skeleton
 
@@ -171,6 +171,36 @@ def create_model(
 def with_decoding(method: PoseMethod, box_threshold: float | None = None, max_people: int | None = None) -> PoseMethod:
     """The same method with other decoding limits; None keeps what it has."""
     return replace(method, decoder=method.decoder.limited(box_threshold, max_people))
+
+
+def open_grouping(weights: str | Path) -> GroupingMethod:
+    """The grouping in a weights file: of a grouping alone, or of a method that has one.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`build_method`; or the file's method has no grouping.
+    """
+    _, metadata = read_weights(weights)
+    if metadata.get("model") in GROUPINGS:
+        return build_grouping(weights=weights)
+    return grouping_of(build_method(weights=weights))
+
+
+def grouping_of(method: PoseMethod) -> GroupingMethod:
+    """The grouping of a method by itself.
+
+    Raises:
+        ValueError: the method groups nothing.
+    """
+    grouping = getattr(method.decoder, "grouping", None)
+    if grouping is None:
+        having = ", ".join(sorted(bottom_up.FAMILY.methods))
+        raise ValueError(
+            f"{method.name} has no grouping: it looks for the keypoints of one person at a time, so that there is "
+            f"nothing to give away; those that have one are {having}"
+        )
+    name = f"{method.options.get('grouping', 'pose_residual')} of {method.name}"
+    part = nn.ModuleDict({PART: method.model.get_submodule(PART)})
+    return GroupingMethod(name, part, grouping, method.skeleton, method.options, method.metadata)
 
 
 def ensemble(methods: Sequence[PoseMethod]) -> PoseMethod:

@@ -196,3 +196,32 @@ def to_toml(options: Any) -> str:
             # JSON's numbers, strings, booleans and lists are TOML's.
             lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"
+
+
+def parse_model_options(texts: Sequence[str], flag: str = "model_options") -> dict[str, Any]:
+    """``name=value`` texts as arguments of a model's builder.
+
+    A value is read as JSON where it is that (numbers, true, false, null), as several numbers when it is like
+    ``384x288`` or ``1.25x1.5``, else as text.
+
+    Raises:
+        ValueError: a text without an equals sign.
+    """
+    return {name: _plain_value(value) for name, value in parse_pairs(texts, flag, "prm=true").items()}
+
+
+def parse_pairs(texts: Sequence[str], flag: str, example: str, form: str = "name=value") -> dict[str, str]:
+    """``name=value`` texts as a mapping; ValueError, with the flag, for a text without an equals sign."""
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ValueError(f"{flag} takes {form}, e.g. {example}; got {name + equals + value!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _plain_value(text: str) -> Any:
+    try:
+        numbers = [json.loads(part) for part in text.split("x")]
+    except ValueError:
+        return text
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import resources
@@ -186,6 +186,7 @@ def load(
     device: torch.device | str | None = None,
     model: str | None = None,
     detector: BoxFinder | str | Path | None = None,
+    model_options: Mapping[str, object] | None = None,
     **options,
 ) -> PosePredictor:
     """A ready predictor. Its model is made for inference: batch normalisation is folded into the convolutions.
@@ -197,13 +198,14 @@ def load(
         model: the model's name, for weights files that do not say it.
         detector: who finds the people for a model that does not: a predictor, or what :func:`load` makes one of; by
             default the weights that ship with the package.
+        model_options: arguments of the model's builder, e.g. how it decodes; they win over those of a weights file.
         options: arguments of :class:`PosePredictor`, e.g. ``image_size``, ``flip``, ``scales``.
 
     Raises:
         FileNotFoundError, ValueError: see ``methods.build_method`` and ``methods.ensemble``.
     """
     sources = [source] if source is None or isinstance(source, (str, Path)) else list(source)
-    methods, files = zip(*(_open(one, model) for one in sources), strict=True)
+    methods, files = zip(*(_open(one, model, model_options or {}) for one in sources), strict=True)
     method = ensemble(methods)
     prepare_for_inference(method.model.eval())  # this model is nobody else's
     if detector is None or isinstance(detector, (str, Path)):
@@ -213,13 +215,15 @@ def load(
     return predictor
 
 
-def _open(source: str | Path | None, model: str | None) -> tuple[PoseMethod, str | None]:
+def _open(
+    source: str | Path | None, model: str | None, options: Mapping[str, object]
+) -> tuple[PoseMethod, str | None]:
     """A method, and the file its weights came from if there was one."""
     if source is not None and str(source) not in METHODS:
-        return build_method(model, weights=source), str(source)
+        return build_method(model, weights=source, **options), str(source)
     name = str(source or model or Path(DEFAULT_WEIGHTS).stem)
     shipped = resources.files("multiposenet") / "assets" / f"{name}.safetensors"
     if not shipped.is_file():
-        return build_method(name), None
+        return build_method(name, **options), None
     with resources.as_file(shipped) as path:
-        return build_method(weights=path), path.name
+        return build_method(weights=path, **options), path.name

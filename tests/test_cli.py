@@ -203,12 +203,14 @@ def test_flags_reach_the_predictor_and_those_left_out_keep_its_defaults(tmp_path
     picture = str(write_picture(tmp_path / "a.png"))
     flags = ["--model", "m", "--weights", "w.pt", "--device", "cpu", "--batch-size", "3"]
     flags += ["--image-size", "320", "--flip", "--scales", "0.5,1,2", "--box-threshold", "0.3"]
+    flags += ["--model-options", "refined=true,crop=64x48"]
     assert cli.main(["predict", picture, *flags], load) == 0
     predictor = load.predictor
     assert (predictor.name, predictor.weights, predictor.device) == ("m", "w.pt", "cpu")
     scales = (0.5, 1.0, 2.0)
     assert predictor.options == {
-        "batch_size": 3, "image_size": 320, "flip": True, "scales": scales, "box_threshold": 0.3
+        "batch_size": 3, "image_size": 320, "flip": True, "scales": scales, "box_threshold": 0.3,
+        "model_options": {"refined": True, "crop": (64, 48)},
     }  # fmt: skip
     assert cli.main(["predict", picture], load) == 0
     assert load.predictor.options == {"batch_size": 8}
@@ -249,7 +251,7 @@ def test_the_thresholds_are_for_the_drawing_only(flag, tmp_path, load):
     "flags",
     [
         *("--scales 0", "--scales one", "--batch-size 0", "--box-threshold 7", "--image-size x", "--batch 3"),
-        *("--nonsense", "--boxes 1,2,3", "--boxes 1,2,3,0"),
+        *("--nonsense", "--boxes 1,2,3", "--boxes 1,2,3,0", "--model-options refined"),
     ],
 )
 def test_a_bad_flag_ends_with_status_two(flags, load, capsys):

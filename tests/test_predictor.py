@@ -373,3 +373,12 @@ def test_a_gpu_finds_what_the_cpu_finds(random_method):
     image = np.random.default_rng(1).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     (there,), (here,) = (PosePredictor(random_method, device, image_size=96)(image) for device in ("cuda", "cpu"))
     assert_same(there, here, atol=0.5)
+
+
+def test_options_of_the_model_win_over_those_of_its_weights(tmp_path):
+    method = build_method(QUICK, peak_threshold=0.4)
+    metadata = {"model": QUICK, "options": method.options, "skeleton": method.skeleton.to_dict()}
+    save_weights(method.model, tmp_path / "w.safetensors", metadata)
+    assert load(tmp_path / "w.safetensors").method.decoder.codec.threshold == 0.4
+    changed = load(tmp_path / "w.safetensors", model_options={"peak_threshold": 0.2})
+    assert changed.method.decoder.codec.threshold == 0.2

@@ -15,6 +15,7 @@ from multiposenet.checkpoint import load_tensors
 from multiposenet.data.mpii import write_mpii
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.engine import linear_schedule
+from multiposenet.options import parse_model_options
 from multiposenet.predictor import load
 from multiposenet.skeletons import COCO_PERSON, MPII
 
@@ -110,12 +111,12 @@ def test_mpii_is_validated_by_its_own_measure(tmp_path):
     ],
 )
 def test_options_of_a_model_are_read_as_what_they_look_like(text, value):
-    assert train_posenet.parse_model_options([text]) == {"a": value}
+    assert parse_model_options([text]) == {"a": value}
 
 
 def test_an_option_of_a_model_without_a_value_is_an_error_that_shows_the_form():
     with pytest.raises(ValueError, match=r"model_options takes name=value, e\.g\. prm=true; got 'prm'"):
-        train_posenet.parse_model_options(["prm"])
+        parse_model_options(["prm"])
 
 
 def test_the_linear_schedule_warms_up_from_a_tenth_and_ends_at_nothing():

@@ -54,6 +54,22 @@ class SetAssignmentScorer:
             found.picture, found.slot, scores, guess, guess_scores, person_scores=answer.person_logits.sigmoid()
         )
 
+    def parts(self, peaks: Peaks, detections: Detections) -> dict[str, Tensor]:
+        """The two probabilities that a pair's score is made of, to be shown; [B, K, M] each, rows as in the scores.
+
+        ``choice``: that the box's keypoint is this peak and no other. ``claim``: that the peak is this box's and no
+        other's. 0 where a peak is no candidate of the box. The network is called once more.
+        """
+        answer = self.network(peaks, detections)
+        found = answer.candidates
+        logs = {"choice": answer.log_scores[..., :-1], "claim": answer.log_claims}
+        return {
+            name: log.new_zeros(len(found.picture), *peaks.scores.shape[1:]).scatter(
+                2, found.peak, torch.where(found.allowed, log.exp(), 0.0)
+            )
+            for name, log in logs.items()
+        }
+
 
 @dataclass(frozen=True)
 class StrongestPeak:
