@@ -7,7 +7,7 @@ itself. In both cases the network's weights have the name ``prn``, the part of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -130,6 +130,10 @@ GROUPINGS: dict[str, Callable[..., tuple[nn.Module, Grouping | PoseResidualGroup
 }
 
 
+LEARNED = {"pose_residual": "residual.0.weight", "set_assignment": "nobody"}
+"""By which tensor one knows the network of a grouping that is learnt."""
+
+
 @dataclass(frozen=True)
 class GroupingMethod:
     """A grouping by itself, without a network that finds peaks and boxes.
@@ -149,6 +153,14 @@ class GroupingMethod:
     skeleton: Skeleton
     options: dict
     metadata: dict = field(default_factory=dict)
+
+
+def grouping_in(tensors: Iterable[str]) -> str | None:
+    """Which learned grouping a model's tensors of these names have in its part ``prn``; None for none."""
+    for name, sign in LEARNED.items():
+        if f"{PART}.{sign}" in tensors:
+            return name
+    return None
 
 
 def list_groupings() -> list[str]:

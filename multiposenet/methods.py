@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from multiposenet.checkpoint import match_tensors
 from multiposenet.families import bottom_up, one_stage, top_down
 from multiposenet.families.family import Builder, Decoder, Family
-from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping
+from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping, grouping_in
 from multiposenet.importers import read_weights
 from multiposenet.skeletons import COCO_PERSON, Skeleton, get_skeleton
 
@@ -90,9 +90,9 @@ def build_method(
         weights = fetch() if fetch else weights
     tensors, metadata = read_weights(weights) if weights is not None else ({}, {})
     others = {part: read_weights(file) for part, file in (parts or {}).items()}
-    for part, (_, facts) in others.items():
-        options = _options_of(part, facts, name or metadata.get("model")) | options
-    method = _assemble(name, skeleton, options, metadata, source=str(weights))
+    for part, (content, facts) in others.items():
+        options = _options_of(part, content, facts, name or metadata.get("model")) | options
+    method = _assemble(name, skeleton, _file_options(tensors, metadata) | options, metadata, source=str(weights))
     model = method.model
     learnt = [part for part, module in model.named_children() if list(module.parameters())]
     held = [part for part in metadata.get("parts", learnt) if part not in others]
@@ -119,16 +119,23 @@ def match_weights(tensors: Mapping[str, Tensor], metadata: dict, source: str, na
         ValueError: see :func:`build_method`.
     """
     with torch.device("meta"):
-        method = _assemble(name, None, {}, metadata, source)
+        method = _assemble(name, None, _file_options(tensors, metadata), metadata, source)
     match_tensors(method.model, tensors, source, metadata.get("parts"))
     return method.name
 
 
-def _options_of(part: str, metadata: dict, name: str | None) -> dict:
+def _file_options(tensors: Mapping[str, Tensor], metadata: dict) -> dict:
+    """A file's options, with its grouping said: which one a model has unless told is not the same for all time."""
+    found = grouping_in(tensors)
+    return ({} if found is None else {"grouping": found}) | metadata.get("options", {})
+
+
+def _options_of(part: str, tensors: Mapping[str, Tensor], metadata: dict, name: str | None) -> dict:
     """Those options of a file without which its weights of a part would mean something else in the model ``name``."""
     options = metadata.get("options", {})
     if metadata.get("model") in GROUPINGS:  # a grouping's own file, with its builder's own options
         return {"grouping": metadata["model"], "grouping_options": options}
+    options = _file_options(tensors, metadata)
     beginnings = () if name is None else family_of(name).part_options.get(part, ())
     return {option: value for option, value in options.items() if option.startswith(beginnings)}
 
@@ -136,7 +143,7 @@ def _options_of(part: str, metadata: dict, name: str | None) -> dict:
 def _assemble(
     name: str | None, skeleton: Skeleton | str | Path | None, options: dict, metadata: dict, source: str
 ) -> PoseMethod:
-    """The method with random weights that arguments and a file's metadata describe together."""
+    """The method with random weights that options (a file's among them) and the file's metadata describe."""
     name = name or metadata.get("model")
     if name is None:
         raise ValueError(f"{source}: the file does not say which model it is; give the model's name")
@@ -146,7 +153,7 @@ def _assemble(
     if skeleton is None and "skeleton" in metadata:
         skeleton = Skeleton.from_dict(metadata["skeleton"], source=f"{source} (metadata)")
     skeleton = get_skeleton(skeleton if skeleton is not None else COCO_PERSON)
-    options = {**metadata.get("options", {}), **options}
+    options = dict(options)
     try:
         model, decoder = family.methods[name](skeleton, **options)
     except TypeError as error:
@@ -154,6 +161,8 @@ def _assemble(
     # Other weights are a starting point, not part of what the network is: do not ask for them again on loading.
     for start in ("backbone_weights", "warm_start"):
         options.pop(start, None)
+    if found := grouping_in(model.state_dict()):
+        options.setdefault("grouping", found)
     return PoseMethod(name, model, decoder, skeleton, options, metadata, family)
 
 
@@ -198,7 +207,7 @@ def grouping_of(method: PoseMethod) -> GroupingMethod:
             f"{method.name} has no grouping: it looks for the keypoints of one person at a time, so that there is "
             f"nothing to give away; those that have one are {having}"
         )
-    name = f"{method.options.get('grouping', 'pose_residual')} of {method.name}"
+    name = f"{method.options['grouping']} of {method.name}"
     part = nn.ModuleDict({PART: method.model.get_submodule(PART)})
     return GroupingMethod(name, part, grouping, method.skeleton, method.options, method.metadata)
 

@@ -52,6 +52,9 @@ FREE_ON_RESUME = (
 
 SOURCES = ("labels", "network")
 
+SET_OPTIONS = ("width", "layers", "candidates")
+"""Those of the builder's options that only the set assignment has."""
+
 GOALS = ("AP", "AP_degraded", "AP_mean")
 """Figures that can decide which weights are best: on the labels as they are, on both degraded, their mean."""
 
@@ -190,10 +193,11 @@ def open_method(options: PrnOptions) -> tuple[PoseMethod | GroupingMethod, str, 
     if options.model in GROUPINGS:
         method = build_grouping(options.model, options.weights, options.skeleton, **given)
         return method, method.name, method.grouping
-    chain = {f"prn_{name}": value for name, value in given.items()}
+    own = {name: given.pop(name) for name in SET_OPTIONS if name in given}
+    chain = {f"prn_{name}": value for name, value in given.items()} | ({"grouping_options": own} if own else {})
     parts = {} if options.init is None else {PART: options.init}
     method = build_method(options.model, options.weights, options.skeleton, parts, **chain)
-    return method, method.options.get("grouping", "pose_residual"), method.decoder.grouping
+    return method, method.options["grouping"], method.decoder.grouping
 
 
 def model_options(options: PrnOptions) -> dict:

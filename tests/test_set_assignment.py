@@ -1,4 +1,4 @@
-"""The set assignment and the baselines beside it: candidates, answers, and input that nobody would wish for."""
+"""The set assignment and the baselines beside it: candidates and answers."""
 
 from __future__ import annotations
 
@@ -252,94 +252,6 @@ def test_peaks_of_another_skeleton_are_refused():
         trained()(*scene(skeleton=COCO_PERSON))
 
 
-# --- input that nobody would wish for, for every grouping
-
-
-def with_boxes(*boxes: tuple[float, float, float, float]) -> Detections:
-    valid = torch.ones(1, len(boxes), dtype=torch.bool)
-    return Detections(torch.tensor(boxes).view(1, -1, 4), valid.float(), valid)
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_no_boxes_give_nobody(name):
-    peaks, detections = scene()
-    people = group(
-        grouping_of(name), peaks, dataclasses.replace(detections, valid=torch.zeros_like(detections.valid))
-    )
-    assert_close(people.scores, torch.zeros_like(people.scores))
-    no_slots = Detections(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool))
-    assert group(grouping_of(name), peaks, no_slots).keypoints.shape == (2, 0, 5, 2)
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_no_peaks_give_people_of_guesses_inside_or_near_their_boxes(name):
-    peaks, detections = scene()
-    people = group(grouping_of(name), dataclasses.replace(peaks, valid=torch.zeros_like(peaks.valid)), detections)
-    assert (people.peak_index == -1).all()
-    boxes = detections.boxes[detections.valid][:, None]
-    guesses = people.keypoints[detections.valid]
-    sides = boxes[..., 2:] - boxes[..., :2]
-    assert bool(((guesses > boxes[..., :2] - sides) & (guesses < boxes[..., 2:] + sides)).all())
-    assert float(people.keypoint_scores.max()) <= 0.05 + 1e-6
-
-
-@pytest.mark.parametrize("name", sorted(set(GROUPINGS) - {"pose_residual"}))
-def test_room_for_no_peak_at_all_is_the_same_as_no_peaks(name):
-    _, detections = scene()
-    none = Peaks(torch.zeros(2, 5, 0, 2), torch.zeros(2, 5, 0), torch.zeros(2, 5, 0, dtype=torch.bool))
-    assert (group(grouping_of(name), none, detections).peak_index == -1).all()
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_one_box_takes_one_of_four_hundred_peaks_of_each_keypoint(name):
-    xy = torch.rand(1, 5, 400, 2, generator=torch.Generator().manual_seed(0)) * 100
-    peaks = Peaks(xy, torch.ones(1, 5, 400), torch.ones(1, 5, 400, dtype=torch.bool))
-    people = group(grouping_of(name), peaks, with_boxes((0.0, 0.0, 100.0, 100.0)))
-    assert bool((people.peak_index >= 0).all())
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_boxes_without_area_and_boxes_far_outside_give_finite_people_without_peaks(name):
-    peaks, _ = scene(pictures=1)
-    boxes = with_boxes((50.0, 50.0, 50.0, 50.0), (-900.0, -900.0, -800.0, -700.0), (70.0, 20.0, 70.0, 90.0))
-    people = group(grouping_of(name), peaks, boxes)
-    assert (people.peak_index == -1).all()
-    assert bool(people.keypoints.isfinite().all())
-    assert bool(people.scores.isfinite().all())
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_a_box_partly_outside_the_picture_keeps_its_peaks(name):
-    peaks = Peaks(torch.full((1, 5, 1, 2), 20.0), torch.ones(1, 5, 1), torch.ones(1, 5, 1, dtype=torch.bool))
-    assert bool((group(grouping_of(name), peaks, with_boxes((-30.0, -30.0, 60.0, 60.0))).peak_index == 0).all())
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_two_peaks_in_one_place_go_to_two_people(name):
-    peaks = Peaks(torch.full((1, 5, 2, 2), 40.0), torch.ones(1, 5, 2), torch.ones(1, 5, 2, dtype=torch.bool))
-    people = group(grouping_of(name), peaks, with_boxes((0.0, 0.0, 80.0, 80.0), (0.0, 0.0, 80.0, 80.0)))
-    assert people.peak_index.sort(1).values[0].T.tolist() == [[0, 1]] * 5
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-@pytest.mark.parametrize("field", ["xy", "scores"])
-def test_numbers_that_are_none_are_an_error_that_names_them(name, field):
-    peaks, detections = scene()
-    values = getattr(peaks, field).clone()
-    picture, keypoint, peak = peaks.valid.nonzero()[3].tolist()
-    values[picture, keypoint, peak] = torch.nan
-    place = f"picture {picture}, keypoint {keypoint}, peak {peak}"
-    with pytest.raises(ValueError, match=rf"peaks\.{field}: 1 of .* {place}"):
-        group(grouping_of(name), dataclasses.replace(peaks, **{field: values}), detections)
-
-
-def test_a_box_score_that_is_no_number_is_an_error_that_names_it():
-    peaks, detections = scene()
-    scores = torch.full_like(detections.scores, torch.inf)
-    with pytest.raises(ValueError, match=r"detections\.scores: .* picture \d+, box \d+"):
-        group(grouping_of("set_assignment"), peaks, dataclasses.replace(detections, scores=scores))
-
-
 def test_what_lies_in_empty_slots_does_not_matter():
     peaks, detections = scene()
     grouping = grouping_of("set_assignment")
@@ -350,6 +262,12 @@ def test_what_lies_in_empty_slots_does_not_matter():
 
 
 # --- baselines
+
+
+def with_boxes(*boxes: tuple[float, float, float, float]) -> Detections:
+    valid = torch.ones(1, len(boxes), dtype=torch.bool)
+    return Detections(torch.tensor(boxes).view(1, -1, 4), valid.float(), valid)
+
 
 
 def test_the_strongest_peak_in_the_box_wins_wherever_it_lies():

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from multiposenet.distributed import count_over_processes
+from multiposenet.models.linear import Linear
 
 SOFTMAXES = ("keypoint", "all")
-FEW_ROWS = 64
-"""Up to so many boxes a CPU is quicker when the weights' rows, not the boxes, are the rows of a product."""
 
 
 class PoseResidualNetwork(nn.Module):
@@ -52,13 +51,13 @@ class PoseResidualNetwork(nn.Module):
         cells = num_keypoints * crop_size[0] * crop_size[1]
         last = [nn.ReLU()] if residual_activation else []
         self.residual = nn.Sequential(
-            _LargeLinear(cells, nodes),
+            Linear(cells, nodes),
             nn.ReLU(),
             nn.Dropout(dropout),
-            _LargeLinear(nodes, nodes),
+            Linear(nodes, nodes),
             nn.ReLU(),
             nn.Dropout(dropout),
-            _LargeLinear(nodes, cells),
+            Linear(nodes, cells),
             *last,
         )
 
@@ -105,12 +104,3 @@ class PoseResidualNetwork(nn.Module):
             log_scores = logits.flatten(1).log_softmax(-1).view(*logits.shape[:2], -1)
         entropy = -(labels.flatten(2) * log_scores).sum(-1)
         return torch.where(labelled, entropy, 0.0).sum() / count_over_processes(labelled.sum())
-
-
-class _LargeLinear(nn.Linear):
-    """A linear layer with far more weights than input: for a few boxes, reading them is what takes the time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and len(x) <= FEW_ROWS and not torch.is_grad_enabled():
-            return torch.addmm(self.bias[:, None], self.weight, x.T).T
-        return super().forward(x)

@@ -12,6 +12,7 @@ its own work: how similar to a true person (OKS) what it made of a box will be, 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ from multiposenet.candidates import (
 )
 from multiposenet.distributed import count_over_processes
 from multiposenet.geometry import points_to_shares, shares_to_points
+from multiposenet.models.linear import Linear
 from multiposenet.prior import GaussianPrior
 from multiposenet.structures import Detections, Peaks
 
@@ -44,7 +46,10 @@ FARTHEST_SHARE = 1.0
 """Positions are learnt up to this many box sides outside the box."""
 
 STEP = 16
-"""Rows of a box in a table of attention are a multiple of this: whole vectors of single-precision numbers."""
+"""How many rows a box attends to is a multiple of this: whole vectors of single-precision numbers."""
+
+PADDING = 32
+"""So many rows of padding cost as much as another table of attention."""
 
 
 class SetAssignment(nn.Module):
@@ -80,20 +85,20 @@ class SetAssignment(nn.Module):
                 f"heads, got {width}, {layers}, {heads}, {expansion}, {candidates}, {rivals}"
             )
         self.num_keypoints = num_keypoints
-        self.margin, self.candidates, self.rivals = margin, candidates, rivals
+        self.heads, self.margin, self.candidates, self.rivals = heads, margin, candidates, rivals
         self.prior = GaussianPrior(num_keypoints)
         token_features = BOX_FEATURES + OWN_FEATURES + rivals * RIVAL_FEATURES
-        self.embed_token = nn.Sequential(nn.Linear(token_features, width), nn.GELU(), nn.Linear(width, width))
+        self.embed_token = nn.Sequential(Linear(token_features, width), nn.GELU(), Linear(width, width))
         self.embed_keypoint = nn.Embedding(num_keypoints, width)
-        self.embed_box = nn.Sequential(nn.Linear(BOX_FEATURES, width), nn.GELU(), nn.Linear(width, width))
+        self.embed_box = nn.Sequential(Linear(BOX_FEATURES, width), nn.GELU(), Linear(width, width))
         self.among_tokens = nn.ModuleList(AmongTokens(width, heads, expansion * width) for _ in range(layers))
         self.among_boxes = nn.ModuleList(AmongBoxes(width) for _ in range(layers - 1))
-        self.score_token = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
+        self.score_token = nn.Sequential(nn.LayerNorm(width), Linear(width, 2))
         self.nobody = nn.Parameter(torch.full((num_keypoints, 1), NONE_AT_START))
         self.describe_person = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 3 * num_keypoints)
+            nn.LayerNorm(width), Linear(width, 2 * width), nn.GELU(), Linear(2 * width, 3 * num_keypoints)
         )
-        self.judge_person = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.judge_person = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, 1))
         for head in (self.score_token[-1], self.describe_person[-1], self.judge_person[-1]):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -120,12 +125,13 @@ class SetAssignment(nn.Module):
         """Scores candidates that are already gathered."""
         boxes = len(found.box_features)
         tokens = self.embed_token(found.features) + self.embed_keypoint(found.keypoint)
-        x = torch.cat([self.embed_box(found.box_features), tokens])  # [B + S, width]
-        layout, rivals = lay_out(found), _rows_of_rivals(found.rivals, boxes)
+        layout = lay_out(found, self.heads)
+        x = torch.cat([self.embed_box(found.box_features), tokens]).index_select(0, layout.rows)  # [places, width]
         for layer, attend in enumerate(self.among_tokens):
             x = attend(x, layout)
             if layer < len(self.among_boxes):
-                x = self.among_boxes[layer](x, rivals)
+                x = self.among_boxes[layer](x, layout.rivals)
+        x = x.index_select(0, layout.places)  # [B + S, width]
 
         person = self.describe_person(x[:boxes]).view(-1, self.num_keypoints, 3)
         chosen, claimed = found.to_tables(self.score_token(x[boxes:]).T)
@@ -223,53 +229,100 @@ class SetAssignment(nn.Module):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How B boxes and their S tokens, rows one below the other (boxes first), lie in padded tables for attention.
-
-    A crowd's box has fifty tokens where most have ten; so boxes with about as many stand in one table, and everything
-    but attention itself works on the rows.
+class Table:
+    """Boxes that attend in one call: every box has the same number of places, one box after the other.
 
     Args:
-        shapes: (b, l) of every table, boxes and rows of a box.
-        rows: long, the row in each place of the flattened tables, one after the other; any row where there is none.
-        heard: bool, the same places; False is padding or not valid.
-        back: [B + S] long, each row's place.
+        start, boxes, length: its places are ``start : start + boxes * length``.
+        heard: [boxes x heads, 1, reach], added to the logits of attention: 0 for a box's own rows, -inf for padding.
+            A box attends to ``reach`` places from its first on, ``length`` or a few more: whole vectors cost less.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    rows: Tensor
+    start: int
+    boxes: int
+    length: int
     heard: Tensor
-    back: Tensor
 
 
-def lay_out(found: Candidates) -> Layout:
-    """Each box's own row, then its tokens', in one table for every multiple of ``STEP`` rows."""
+@dataclass(frozen=True)
+class Layout:
+    """How B boxes and their S tokens lie for attention: each box's own row, then its tokens', then some padding.
+
+    A crowd's box has fifty tokens where most have ten; so boxes with about as many stand in one table.
+
+    Args:
+        tables: what attends together.
+        rows: [places] long, which of the B + S rows (boxes first) is in each place; any where there is padding.
+        places: [B + S] long, the place of each row.
+        rivals: [R, places] long, places that a token's rivals have; the last, which is padding, for none.
+    """
+
+    tables: tuple[Table, ...]
+    rows: Tensor
+    places: Tensor
+    rivals: Tensor
+
+
+def lay_out(found: Candidates, heads: int) -> Layout:
+    """Puts boxes with about as many tokens into a table; all boxes into one when they are not packed.
+
+    Args:
+        heads: of the attention.
+    """
     count, boxes, tokens = found.count, len(found.box_features), len(found.row)
     device = count.device
-    steps = count // STEP + 1  # a box's own row included
     if found.packed:
-        order = steps.argsort()
-        of_steps = steps.bincount().tolist()
-        shapes = tuple((number, size * STEP) for size, number in enumerate(of_steps) if number)
-        padded = steps[order] * STEP
-        start = torch.empty_like(order).scatter(0, order, padded.cumsum(0) - padded)
+        longest_first = count.argsort(descending=True)
+        # Where gradients are wanted nobody's window reaches into another's: they would have to be added up.
+        whole = _reach if torch.is_grad_enabled() else int
+        shapes = _shapes([whole(1 + own) for own in count[longest_first].tolist()])
+        lengths = [length for number, length in shapes for _ in range(number)]
+        lengths = torch.tensor(lengths, dtype=torch.long, device=device)
+        first_place = torch.empty_like(count).index_copy(0, longest_first, lengths.cumsum(0) - lengths)
     else:
-        length = (tokens // max(1, boxes) // STEP + 1) * STEP
-        shapes = ((boxes, length),) if boxes else ()
-        start = torch.arange(boxes, device=device) * length
-    first = count.cumsum(0) - count  # token of each box
+        length = 1 + tokens // max(1, boxes)
+        shapes = [(boxes, length)] if boxes else []
+        first_place = torch.arange(boxes, device=device) * length
+    # The last boxes attend to places behind them too.
+    total = sum(number * length for number, length in shapes) + (STEP if boxes else 0)
     number = torch.arange(boxes + tokens, device=device)
-    back = torch.cat([start, (start + 1 - first).index_select(0, found.row) + number[:tokens]])
-    places = sum(number * length for number, length in shapes)
-    rows = number.new_zeros(places).index_copy(0, back, number)
-    heard = found.valid.new_zeros(places).index_copy(0, back, F.pad(found.valid, (boxes, 0), value=True))
-    return Layout(shapes, rows, heard, back)
+    first_token = count.cumsum(0) - count
+    places = torch.cat([first_place, (first_place + 1 - first_token).index_select(0, found.row) + number[:tokens]])
+    rows = number.new_zeros(total).index_copy(0, places, number)
+
+    # Which box has a place; padding counts as that of no box.
+    box = torch.cat([number[:boxes], torch.where(found.valid, found.row, -1)])
+    owner = number.new_full((total,), -1).index_copy(0, places, box)
+    tables, start = [], 0
+    for number_of_boxes, length in shapes:
+        end = start + number_of_boxes * length
+        window = owner[start : end + STEP].unfold(0, _reach(length), length)[:number_of_boxes]
+        heard = torch.where(window == window[:, :1], 0.0, -torch.inf).repeat_interleave(heads, 0)[:, None]
+        tables.append(Table(start, number_of_boxes, length, heard))
+        start = end
+
+    token_of = found.rivals.T  # [R, S]
+    at = places.index_select(0, (token_of + boxes).flatten()).view(token_of.shape)
+    at = torch.where(token_of >= 0, at, total - 1)
+    rivals = number.new_full((len(at), total), total - 1).index_copy(1, places[boxes:], at)
+    return Layout(tuple(tables), rows, places, rivals)
 
 
-def _rows_of_rivals(rivals: Tensor, boxes: int) -> Tensor:
-    """Tokens' rivals [S, R] as rows [R, B + S]; B + S is none. Boxes, which have none, come first."""
-    nobody = boxes + len(rivals)
-    return F.pad(torch.where(rivals >= 0, rivals + boxes, nobody).T, (boxes, 0), value=nobody)
+def _shapes(lengths: list[int]) -> list[tuple[int, int]]:
+    """(boxes, length) of the tables for boxes of these lengths, longest first."""
+    shapes, padding = [], 0
+    for length in lengths:
+        padding += shapes[-1][1] - length if shapes else 0
+        if not shapes or padding > PADDING:
+            shapes.append((0, length))
+            padding = 0
+        shapes[-1] = (shapes[-1][0] + 1, shapes[-1][1])
+    return shapes
+
+
+def _reach(length: int) -> int:
+    """To how many places a box of a table attends."""
+    return math.ceil(length / STEP) * STEP
 
 
 class AmongTokens(nn.Module):
@@ -279,28 +332,33 @@ class AmongTokens(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.ask = nn.Linear(width, 3 * width)
-        self.answer = nn.Linear(width, width)
+        self.ask = Linear(width, 3 * width)
+        self.answer = Linear(width, width)
         self.perceptron = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            nn.LayerNorm(width), Linear(width, hidden), nn.GELU(), Linear(hidden, width)
         )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x: [B + S, width], boxes first; the same shape comes out."""
-        asked = self.ask(self.norm(x)).index_select(0, layout.rows)
-        sizes = [boxes * length for boxes, length in layout.shapes]
-        mixed = [
-            self._attend(table, heard.view(shape))
-            for table, heard, shape in zip(asked.split(sizes), layout.heard.split(sizes), layout.shapes, strict=True)
-        ]
-        x = x + self.answer(torch.cat([asked[:0, : x.shape[1]], *mixed]).index_select(0, layout.back))
+        """x: [places, width]; the same shape comes out."""
+        asked = self.ask(self.norm(x))
+        mixed = [self._attend(asked, table) for table in layout.tables]
+        x = x + self.answer(torch.cat([*mixed, x[sum(map(len, mixed)) :]]))  # nobody asked for the last places
         return x + self.perceptron(x)
 
-    def _attend(self, asked: Tensor, heard: Tensor) -> Tensor:
-        """asked [b x l, 3 x width] of one table, heard [b, l]; gives [b x l, width]."""
-        table = asked.view(*heard.shape, 3, self.heads, -1)
-        queries, keys, values = table.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=heard[:, None, None])
+    def _attend(self, asked: Tensor, table: Table) -> Tensor:
+        """asked: [places, 3 x width]; gives [boxes x length, width] of one table."""
+        reach = table.heard.shape[-1]
+        end = table.start + (table.boxes - 1) * table.length + reach
+        # Every box's window of ``reach`` places, [boxes, 3 x width, reach]: views; its neighbours' rows are masked.
+        if reach == table.length:
+            windows = asked[table.start : end].unflatten(0, (table.boxes, reach)).mT
+        else:
+            windows = asked[table.start : end].unfold(0, reach, table.length)
+        parts = windows.unflatten(1, (3, self.heads, -1)).permute(1, 0, 2, 4, 3)  # [3, boxes, heads, reach, ...]
+        queries, keys, values = (part.flatten(0, 1) for part in (parts[0, :, :, : table.length], parts[1], parts[2]))
+        # PyTorch's own attention does not get quicker by a second thread on a CPU; these products do.
+        logits = torch.baddbmm(table.heard, queries, keys.mT, alpha=queries.shape[-1] ** -0.5)
+        mixed = torch.bmm(logits.softmax(-1), values).unflatten(0, (table.boxes, self.heads))
         return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -310,13 +368,14 @@ class AmongBoxes(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.message = nn.Linear(width, width)
-        self.own = nn.Linear(width, width)
-        self.answer = nn.Linear(width, width)
+        self.message = Linear(width, width)
+        self.own = Linear(width, width)
+        self.answer = Linear(width, width)
 
     def forward(self, x: Tensor, rivals: Tensor) -> Tensor:
-        """x: [B + S, width]; rivals: [R, B + S] long, rows of x, B + S for none."""
+        """x: [places, width], the last nobody's; rivals: [R, places] long, rows of x, the last for none."""
         asked = self.norm(x)
-        messages = F.pad(self.message(asked).relu(), (0, 0, 0, 1))  # the last row says nothing
-        loudest = functools.reduce(torch.maximum, (messages.index_select(0, rival) for rival in rivals))
+        messages = self.message(asked)
+        messages[-1:] = 0  # nobody says nothing
+        loudest = functools.reduce(torch.maximum, (messages.index_select(0, rival) for rival in rivals)).relu()
         return x + self.answer(F.gelu(self.own(asked) + loudest))

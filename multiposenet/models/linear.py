@@ -1,0 +1,37 @@
+"""Linear layers for a CPU: the same numbers, sooner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+_LEAST_PRODUCTS = 1_000_000
+"""With fewer multiplications than this, preparing them is what takes oneDNN's time."""
+
+
+class Linear(nn.Linear):
+    """A linear layer that leaves large products to oneDNN where nothing has to be learnt.
+
+    PyTorch multiplies matrices in single precision by MKL, which on other makers' processors stops at AVX2. oneDNN, by
+    which PyTorch convolves, does not: on an AMD EPYC with AVX-512 it takes half the time. PyTorch has no gradients for
+    it, and a graph that is recorded should not depend on it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in]; gives [..., out]."""
+        usable = _HAS_ONEDNN and not _is_recorded() and x.is_cpu and x.dtype == torch.float32 and x.is_contiguous()
+        if usable and x.numel() * self.out_features >= _LEAST_PRODUCTS:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
+def _is_recorded() -> bool:
+    """Whether somebody keeps account of operations: for gradients, for another precision, or in a graph."""
+    return (
+        torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    )
