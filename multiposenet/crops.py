@@ -38,11 +38,17 @@ class CropWindows(TensorFields):
     @property
     def scales(self) -> Tensor:
         """[P] crop pixels per picture pixel."""
-        return torch.linalg.det(self.matrices[:, :, :2]).abs().sqrt()
+        return self._determinants().abs().sqrt()
+
+    def _determinants(self) -> Tensor:
+        (a, b), (c, d) = self.matrices[:, :, :2].permute(1, 2, 0)
+        return a * d - b * c
 
     def inverse_matrices(self) -> Tensor:
         """[P, 2, 3] from continuous crop coordinates back to the pictures'."""
-        linear = torch.linalg.inv(self.matrices[:, :, :2])
+        # Written out: for matrices this small the libraries' solvers only cost time.
+        (a, b), (c, d) = self.matrices[:, :, :2].permute(1, 2, 0)
+        linear = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / self._determinants()[:, None, None]
         return torch.cat([linear, -linear @ self.matrices[:, :, 2:]], dim=2)
 
     def keypoints_to_image(self, keypoints: Tensor) -> Tensor:
@@ -123,25 +129,27 @@ class CropRule:
         """
         height, width = windows.size
         border = picture.new_tensor(self.border)[:, None, None] / 255
+        inside = (picture - border)[None]
         crops = picture.new_empty(len(windows), 3, height, width)
         factors = (1 / windows.scales + 1e-6).long().clamp(min=1) if self.smooth else torch.ones(len(windows))
         matrices = windows.inverse_matrices()
         for factor in factors.unique().tolist():
             rows = (factors == factor).nonzero()[:, 0].to(picture.device)
-            source = (picture - border)[None]
+            source = inside
             if factor > 1:
                 source = F.avg_pool2d(source, int(factor), ceil_mode=True, count_include_pad=False)
             grid = _sampling_grid(matrices[rows] / factor, windows.size, source.shape[-2:]).to(picture.dtype)
             found = F.grid_sample(source.expand(len(rows), -1, -1, -1), grid, align_corners=False)
-            crops[rows] = found + border
+            crops[rows] = found.add_(border)
         return crops
 
 
 def _sampling_grid(matrices: Tensor, size: tuple[int, int], picture_size: tuple[int, int]) -> Tensor:
-    """Where the centres of crop pixels lie in a picture, in ``grid_sample``'s unit: [P, height, width, 2]."""
-    rows = torch.arange(size[0], dtype=matrices.dtype, device=matrices.device) + 0.5
-    columns = torch.arange(size[1], dtype=matrices.dtype, device=matrices.device) + 0.5
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    where = torch.einsum("hwc,pdc->phwd", points, matrices)
-    return where * 2 / matrices.new_tensor((picture_size[1], picture_size[0])) - 1
+    """Where the centres of crop pixels lie in a picture, in ``grid_sample``'s unit: [P, height, width, 2] float."""
+    corners = matrices.new_tensor((picture_size[1], picture_size[0]))[:, None]
+    sides = matrices.new_tensor((size[1], size[0]))
+    # The same maps between coordinates that run from -1 to 1.
+    linear = matrices[:, :, :2] * sides / corners
+    offset = (matrices[:, :, :2] @ sides[:, None] + 2 * matrices[:, :, 2:]) / corners - 1
+    unit = torch.cat([linear, offset], dim=2).float()
+    return F.affine_grid(unit, [len(matrices), 3, *size], align_corners=False)
