@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help="people below it are neither drawn nor counted; the JSON files have them all (%(default)s)",
     )  # fmt: skip
     predict.add_argument(
-        "--keypoint-threshold", type=_share, default=0.2, metavar="SCORE",
+        "--keypoint-threshold", type=_share, default=0.1, metavar="SCORE",
         help="keypoints below it are not drawn; the JSON files have them all (%(default)s)",
     )  # fmt: skip
     predict.add_argument(

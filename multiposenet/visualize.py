@@ -35,7 +35,7 @@ def draw_poses(
     poses: Poses,
     *,
     score_threshold: float = 0.0,
-    keypoint_threshold: float = 0.2,
+    keypoint_threshold: float = 0.1,
     boxes: bool = True,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
@@ -76,7 +76,7 @@ def draw_comparison(
     *,
     titles: tuple[str, str] = ("ground truth", "prediction"),
     score_threshold: float = 0.05,
-    keypoint_threshold: float = 0.2,
+    keypoint_threshold: float = 0.1,
 ) -> Image.Image:
     """The same picture twice, side by side: with its annotated people and with the people found.
 

@@ -4,8 +4,9 @@
     python recipes/train_topdown.py --work DIR
 
 Draws synthetic people to disk (the same as ``recipes/train_default.py``, which are taken where they are), trains the
-network on crops of them in one process, measures it on held-out people in the labels' boxes and
-writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
+network on crops of them, from the backbone of the shipped bottom-up network on, measures it on held-out people in the
+labels' boxes and writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not
+repeated.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from train_default import PEOPLE, ROOT, step
 from multiposenet import checkpoint
 from multiposenet.data.sources import TRAIN_SEED, VALIDATION_SEED
 from multiposenet.methods import build_method
+from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
+ASSETS = ROOT / "multiposenet" / "assets"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 1.5 GB")
-    parser.add_argument("--out", type=Path, default=ROOT / "multiposenet" / "assets" / f"{NAME}.safetensors")
+    parser.add_argument(
+        "--backbone", type=Path, default=ASSETS / DEFAULT_WEIGHTS, help="whose backbone starts it (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=ASSETS / f"{NAME}.safetensors")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -43,6 +49,7 @@ def main() -> None:
     step(
         run / "finished",
         "train_posenet.py", "--opt", ROOT / "recipes" / "topdown_default.toml", "--data", people, "--out", run,
+        "--model_options", f"backbone_weights={arguments.backbone}",
     )  # fmt: skip
     weights, evaluation = run / "last.safetensors", work / f"{NAME}_evaluation"
     step(

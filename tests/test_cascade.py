@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from multiposenet.checkpoint import save_weights
 from multiposenet.methods import build_method, create_model
 from multiposenet.models.cascade import Cascade, ConvNorm
 from multiposenet.models.ensemble import Ensemble
@@ -203,6 +204,21 @@ def test_imagenet_weights_start_the_stem_and_every_stage(tmp_path):
             theirs = getattr(resnet, f"layer{number}")(theirs)
             levels.append(level(levels[-1]))
             assert_close(levels[-1], theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_the_small_network_starts_from_the_backbone_of_a_whole_model(tmp_path):
+    torch.manual_seed(0)
+    bottom_up = build_method("multiposenet_lite")
+    metadata = {"model": bottom_up.name, "options": bottom_up.options, "skeleton": bottom_up.skeleton.to_dict()}
+    save_weights(bottom_up.model, tmp_path / "w.safetensors", metadata)
+    model = build_method("topdown_lite", backbone_weights=str(tmp_path / "w.safetensors")).model.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = bottom_up.model.eval().backbone(images)
+        level = model.stem(images)
+        for down, theirs in zip(model.stages[0].down, wanted, strict=True):
+            level = down(level)
+            assert_close(level, theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -160,23 +160,29 @@ FROM_SCRATCH = {
     "keypoint_activation": True,
     "keypoint_norm": True,
     "intermediate_background": False,
+    "map_answer": "chances",
+    "peak_sigma": 1.25,
+    "peak_threshold": 0.15,
 }
-"""What the small networks have in common: normalised heads that learn without ImageNet weights, and a coarse PRN."""
+"""What the small networks have in common: normalised heads that learn without ImageNet weights, chances instead of
+heights, and a coarse PRN."""
 
 
 def multiposenet_lite(skeleton: Skeleton, **options) -> tuple[MultiPoseNet, ChainDecoder]:
-    """Real time on a CPU: a narrow ResNet, thin pyramids and heads, a small PRN; 3.9 M parameters."""
+    """Real time on a CPU: a narrow ResNet, thin pyramids and heads, the set assignment; 3.2 M parameters.
+
+    Options of the pose residual network (``prn_*``) ask for that one instead; a small one, unless they say otherwise.
+    """
+    residual = any(name.startswith("prn_") for name in options)
     thin = {
+        "grouping": "pose_residual" if residual else "set_assignment",
         "backbone": "resnet16_w32",
         "channels": 32,
         "keypoint_width": 16,
         "merged_width": 32,
         "detection_convs": 2,
         "prn_nodes": 48,
-        "peak_weight": 4.0,
         "intermediate_weight": 0.1,
-        # Weighted peaks come out higher, and below this the grouping's guess is the better one.
-        "peak_threshold": 0.3,
     }
     return build_multiposenet(skeleton, **FROM_SCRATCH | thin | options)
 

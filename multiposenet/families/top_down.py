@@ -21,7 +21,7 @@ from multiposenet.inference.person_crops import PersonCrops
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.cascade import IMAGENET_MEAN, IMAGENET_STD, BlockBuilder, Cascade
 from multiposenet.models.ensemble import Ensemble
-from multiposenet.models.mspn import BasicBlock, Bottleneck, load_imagenet
+from multiposenet.models.mspn import BasicBlock, Bottleneck, load_resnet
 from multiposenet.models.rsn import PoseRefineMachine, ResidualSteps, paper_width
 from multiposenet.models.simple_baseline import SimpleBaseline
 from multiposenet.skeletons import Skeleton
@@ -152,6 +152,7 @@ def build_cascade(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     backbone_weights: str | None = None,
+    resnet: str = "resnet50",
     **rules,
 ) -> tuple[Cascade, CropDecoder]:
     """A cascade of down-up stages.
@@ -160,7 +161,7 @@ def build_cascade(
         block, num_stages, blocks, planes, width, stem_width, stem_kernel: see ``models.cascade.Cascade``.
         prm: a pose refine machine after the last stage (RSN, sec. 3.2).
         channel_order, mean, std: what the weights were trained with, see ``models.cascade.Cascade``.
-        backbone_weights: for bottlenecks of a ResNet-50 only, see ``models.mspn.load_imagenet``.
+        backbone_weights, resnet: to start from a ResNet with the same blocks, see ``models.mspn.load_resnet``.
         rules: see :func:`build_top_down`.
     """
 
@@ -172,7 +173,7 @@ def build_cascade(
             refine, answer.peak_height, channel_order, mean, std, answer.loss, answer.outputs,
         )  # fmt: skip
         if backbone_weights is not None:
-            load_imagenet(model, backbone_weights)
+            load_resnet(model, backbone_weights, resnet)
         return model
 
     return build_top_down(skeleton, network, **rules)
@@ -210,7 +211,10 @@ def cascades() -> dict[str, Builder]:
 
 
 def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
-    """Real time on a CPU: one stage of basic blocks on small crops, answers that are learnt fast; 2.9 M parameters."""
+    """Real time on a CPU: one stage of basic blocks on small crops, answers that are learnt fast; 2.9 M parameters.
+
+    Its way down has the layers of ``multiposenet_lite``'s backbone, whose weights can start it (``backbone_weights``).
+    """
     thin = {
         "block": BasicBlock,
         "num_stages": 1,
@@ -221,6 +225,7 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
         "stem_kernel": 3,
         "crop": (192, 144),
         "answer": "distributions",
+        "resnet": "resnet16_w32",
     }
     return build_cascade(skeleton, **thin | options)
 

@@ -117,7 +117,8 @@ class Backbone(nn.Module):
     Args:
         name: one of ``BACKBONES``.
         weights: None for random weights; ``"imagenet"`` for torchvision's published ones (downloaded once by
-            torchvision, hash checked); or the path of a torchvision state dict (.pth, .safetensors).
+            torchvision, hash checked); or the path of a torchvision state dict (.pth, .safetensors) or of a model of
+            ours with such a backbone.
 
     Attributes:
         channels: channels of the four stages.
@@ -156,7 +157,7 @@ class Backbone(nn.Module):
 
     def load_weights(self, name: str, weights: str | Path) -> None:
         """Loads ImageNet weights by torchvision's mechanism (``"imagenet"``) or from a file."""
-        tensors = imagenet_tensors(name, weights)
+        tensors = trained_tensors(name, weights)
         match_tensors(self, tensors, source=str(weights))
         self.load_state_dict(tensors, strict=False)
 
@@ -175,12 +176,13 @@ class Backbone(nn.Module):
         return features
 
 
-def imagenet_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
-    """A network's ImageNet weights without its classifier, under torchvision's names.
+def trained_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
+    """A network's trained weights without its classifier, under torchvision's names.
 
     Args:
         name: one of ``BACKBONES``.
-        weights: ``"imagenet"`` for torchvision's published ones, or the path of a torchvision state dict.
+        weights: ``"imagenet"`` for torchvision's published ones, or the path of a torchvision state dict, or of a model
+            of ours, whose part ``backbone`` is taken.
 
     Raises:
         ValueError: a network without published weights, or no weights file.
@@ -201,4 +203,7 @@ def imagenet_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
     else:
         tensors = load_tensors(weights)[0]
     tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    part = "backbone."
+    if own := {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}:
+        return own
     return {key: value for key, value in tensors.items() if not key.startswith(("fc.", "classifier.", "conv5."))}

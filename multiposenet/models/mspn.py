@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiposenet.checkpoint import match_shapes
-from multiposenet.models.backbones import imagenet_tensors
+from multiposenet.models.backbones import trained_tensors
 from multiposenet.models.cascade import Cascade, ConvNorm
 
 
@@ -65,28 +65,28 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return ConvNorm(inputs, outputs, 1, stride, activation=False)
 
 
-def load_imagenet(model: Cascade, weights: str | Path, resnet: str = "resnet50") -> None:
-    """Starts the stem and every stage's way down from torchvision's ImageNet weights.
+def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
+    """Starts the stem and every stage's way down from a trained ResNet.
 
     The published MSPN starts its first stage from a ResNet-50; here all stages start from it.
 
     Args:
-        model: a cascade of the ResNet's bottlenecks.
-        weights: see ``models.backbones.imagenet_tensors``.
-        resnet: the network that they are of.
+        model: a cascade of the ResNet's blocks.
+        weights: see ``models.backbones.trained_tensors``.
+        resnet: the network that they are of, a key of ``models.backbones.BACKBONES``.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: see ``imagenet_tensors``; or the ResNet has other layers.
+        ValueError, FileNotFoundError, RuntimeError: see ``trained_tensors``; or the ResNet has other layers.
     """
     own = model.state_dict()
     names = {ours: _resnet_name(ours) for ours in own if re.match(r"stem\.|stages\.\d+\.down\.", ours)}
-    tensors = imagenet_tensors(resnet, weights)
+    tensors = trained_tensors(resnet, weights)
     shapes = {theirs: own[ours].shape for ours, theirs in names.items() if theirs is not None}
     match_shapes(shapes, tensors, str(weights))
     for ours, theirs in names.items():
         if theirs is None:
             own[ours].zero_()
-        elif theirs in tensors:
+        elif theirs in tensors:  # files do not always count batches
             own[ours].copy_(tensors[theirs])
 
 
