@@ -29,7 +29,7 @@ from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.distributed import is_first, process_group
-from multiposenet.engine import BEST, LAST, Trainer, cosine_schedule, freeze, seed_everything
+from multiposenet.engine import BEST, LAST, PRECISIONS, Trainer, cosine_schedule, freeze, seed_everything
 from multiposenet.evaluation.grouping_detections import network_input
 from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
 from multiposenet.evaluation.grouping_scores import measure_grouping
@@ -84,6 +84,7 @@ class PrnOptions:
     batch_size: int = option(64, "people a step")
     lr: float = option(1e-3, "Adam's rate")
     clip: float = option(0.0, "largest gradient norm; 0 is no limit")
+    precision: str = option("fp32", "arithmetic", tuple(PRECISIONS))
     lr_gamma: float | None = option(None, "factor of the rate every second epoch from the third; default: cosine")
     node_count: int | None = option(None, "width of the hidden layers; default the model's")
     coeff: int | None = option(None, "grid of 28 x coeff by 18 x coeff cells; default the model's")
@@ -171,6 +172,7 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         facts,
         validate,
         goal=options.goal,
+        precision=options.precision,
         clip=options.clip,
         frozen=others,
     )

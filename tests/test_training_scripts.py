@@ -252,6 +252,16 @@ def test_the_residual_network_s_run_can_be_resumed(folder, joint, residual):
     assert [row["epoch"] for row in rows(residual)] == ["1", "2"]
 
 
+def test_the_residual_network_learns_in_half_precision(folder):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = folder / f"residual_{precision}"
+        prn_train.main(["--node_count", "16", "--precision", precision, "--exp", str(run), *QUICK_PRN])
+        losses.append(float(rows(run)[-1]["loss"]))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def test_the_grid_and_width_of_the_residual_network_follow_the_published_option_names(folder):
     argv = ["--node_count", "16", "--coeff", "1", "--threshold", "0.3", "--window_size", "9"]
     method = build_method(weights=prn_train.main([*argv, "--exp", str(folder / "small"), *QUICK_PRN]))
