@@ -99,12 +99,14 @@ class ClockedGrid(PersonGrid):
 
 
 def decode_by_stage(decoder: ChainDecoder, outputs: MultiPoseNetOutputs, clock: StageClock) -> Poses:
-    """The decoder's own steps on one picture, each clocked."""
-    grouping = replace(
-        decoder.grouping,
-        prn=clock.timed("PRN", decoder.grouping.prn),
-        grid=ClockedGrid(**vars(decoder.grouping.grid), clock=clock),
-    )
+    """The decoder's own steps on one picture, each clocked; a grouping that is not the PRN's only as a whole."""
+    grouping = decoder.grouping
+    if isinstance(grouping, grouping_module.PoseResidualGrouping):
+        grouping = replace(
+            grouping,
+            prn=clock.timed("PRN", grouping.prn),
+            grid=ClockedGrid(**vars(grouping.grid), clock=clock),
+        )
     decoder = replace(
         decoder, boxes=clock.timed("boxes", decoder.boxes), codec=_ClockedCodec(decoder.codec, clock), grouping=grouping
     )
@@ -269,7 +271,8 @@ def print_table(medians: dict[str, dict[str, float]]) -> None:
 
     def row(title: str, prefix: str, suffix: str = "", stage: str = "all") -> None:
         names = [f"{prefix}{p} people{suffix}" for p in CROWDS]
-        cells = (f"{medians[name][stage]:9.1f}" if name in medians else f"{'':9}" for name in names)
+        found = (medians.get(name, {}).get(stage) for name in names)
+        cells = (f"{'':9}" if value is None else f"{value:9.1f}" for value in found)
         print(f"{title:42}" + "".join(cells))
 
     print(f"{'network':42}{medians['network']['all']:9.1f}")
