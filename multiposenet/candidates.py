@@ -21,6 +21,7 @@ OWN_FEATURES = 10
 RIVAL_FEATURES = 8
 
 _USUAL_SIDE = 100.0  # pixels; box sides are told as logarithms relative to it
+_LEAST_SCORE = 1e-3  # of a peak, where logarithms are taken
 _FARTHEST = 20.0  # log-likelihoods below the highest possible are told up to here
 
 
@@ -30,13 +31,15 @@ class Candidates(TensorFields):
 
     Args:
         picture, slot: [B] long, whose boxes: ``detections.boxes[picture, slot]``.
-        peak: [B, K, T] long, index into the picture's M peaks, likeliest first; allowed: [B, K, T] bool.
+        peak: [B, K, T] long, index into the picture's M peaks, likeliest first; allowed: [B, K, T] bool. How likely a
+            peak is, is what the prior says times its score.
         fit: [B, K, T], log-likelihood under the prior relative to its highest, 0 and below; -inf where not allowed.
         row: [S] long, the box (of B) of each token, ascending; place: [S] long, which of the box's K x T candidates;
             keypoint: [S] long.
         valid: [S] bool, all True when packed.
         features: [S, BOX_FEATURES + OWN_FEATURES + R x RIVAL_FEATURES].
         box_features: [B, BOX_FEATURES].
+        evidence: [S, K] in [0, 1], the roots of what all maps hold where the peak is; 0 for peaks of no maps.
         rivals: [S, R] long; the tokens that are the same peak seen from the other boxes that suit it best, -1 for none.
         slots: (N, P, M), how many pictures, boxes a picture and peaks a keypoint there are room for.
         packed: only what there is has a token; otherwise every box has K x T.
@@ -53,6 +56,7 @@ class Candidates(TensorFields):
     valid: Tensor
     features: Tensor
     box_features: Tensor
+    evidence: Tensor
     rivals: Tensor
     slots: tuple[int, int, int]
     packed: bool
@@ -113,6 +117,7 @@ def collect_candidates(
     most: int = 4,
     num_rivals: int = 2,
     pack: bool = True,
+    hopeless: float = math.inf,
 ) -> Candidates:
     """Gathers the peaks in every box's enlarged window and describes them.
 
@@ -125,6 +130,8 @@ def collect_candidates(
         num_rivals: R.
         pack: only valid boxes and only candidates that there are. False keeps every slot, so that shapes depend on
             shapes alone (export).
+        hopeless: a pair is left out when both its box has a peak of the keypoint and its peak has a box whose
+            log-likelihood is higher by more than this.
     """
     (n, num_keypoints, max_peaks), num_pairs = peaks.scores.shape, peaks.scores[0].numel()
     boxes = _Boxes.of(detections, pack)
@@ -139,16 +146,24 @@ def collect_candidates(
     standard = prior.standardise(shares)
     distance = standard[..., 0].square() + standard[..., 1].square()
     fits = torch.where(near, (-0.5 * distance).clamp(min=-_FARTHEST), -torch.inf)
-    fit, peak = fits.topk(min(most, max_peaks), dim=-1)  # [B, K, T]
+    claims = _Claims.of(fits.flatten(1), boxes, detections.valid.shape, num_rivals)
+    heights = peaks.scores.index_select(0, boxes.picture).clamp(min=_LEAST_SCORE).log()
+    peak = (fits + heights).topk(min(most, max_peaks), dim=-1).indices  # [B, K, T]
+    fit = fits.gather(2, peak)
+    best_of_box = fits.amax(-1, keepdim=True) if max_peaks else fits
     allowed = fit > -torch.inf
+    if hopeless < math.inf:
+        keypoint = torch.arange(num_keypoints, device=fit.device)[:, None]
+        number = (boxes.picture[:, None, None] * num_keypoints + keypoint) * max_peaks + peak
+        best_of_peak = claims.fits[0].index_select(0, number.flatten()).view(fit.shape)
+        allowed = allowed & (fit >= torch.minimum(best_of_box, best_of_peak) - hopeless)
+        fit = torch.where(allowed, fit, -torch.inf)
 
     tokens = _Tokens.of(allowed, peak, boxes.picture, max_peaks, pack)
     box_features = _box_features(boxes, allowed, detections.valid)
-    rival_features, rivals, claimants = _rivals(
-        fits.flatten(1), boxes, tokens, planes.flatten(1), detections.valid.shape, num_rivals
-    )
+    rival_features, rivals, claimants = _rivals(fits.flatten(1), boxes, tokens, planes.flatten(1), claims)
     seen_from_box = torch.cat([_planes(shares), _planes(standard)]).flatten(1).index_select(1, tokens.cell)
-    of_keypoint = torch.stack([fit[..., :1].sum(-1), near.sum(-1).log1p()]).flatten(1)
+    of_keypoint = torch.stack([best_of_box.sum(-1), near.sum(-1).log1p()]).flatten(1)
     best_fit, alike = of_keypoint.index_select(1, tokens.row * num_keypoints + tokens.keypoint)
     own_fit = fits.flatten().index_select(0, tokens.cell)
     own = [
@@ -180,6 +195,7 @@ def collect_candidates(
         tokens.valid,
         features.T,
         box_features,
+        _evidence(peaks, tokens),
         rivals,
         (*detections.valid.shape, max_peaks),
         pack,
@@ -247,6 +263,14 @@ class _Tokens:
         return cls(row, keypoint, rank, place, valid, pair, row * num_pairs + pair, number)
 
 
+def _evidence(peaks: Peaks, tokens: _Tokens) -> Tensor:
+    """[S, K], see :class:`Candidates`. Roots, because what matters is whether little is nothing."""
+    if peaks.evidence is None:
+        return peaks.scores.new_zeros(len(tokens.row), peaks.scores.shape[1])
+    held = peaks.evidence.flatten(0, 2).index_select(0, tokens.number).clamp(0, 1).sqrt()
+    return torch.where(tokens.valid[:, None], held, 0.0)
+
+
 def _planes(points: Tensor) -> Tensor:
     """[..., 2] as [2, ...]."""
     return points.movedim(-1, 0)
@@ -261,8 +285,37 @@ def _box_features(boxes: _Boxes, allowed: Tensor, valid: Tensor) -> Tensor:
     return torch.stack([width - usual, height - usual, width - height, boxes.scores, seen, company], dim=-1)
 
 
+@dataclass(frozen=True)
+class _Claims:
+    """The boxes that suit each of the N x K x M peaks best, the best first; all but ``rows`` are [R + 1, N x K x M].
+
+    Args:
+        fits: log-likelihoods, -inf for none; slots: of the picture; count: [N x K x M], boxes that have the peak in
+            their window.
+        rows: [N x room] long, which of the B boxes has a slot; owner: [B] long, the first such place of its picture.
+    """
+
+    fits: Tensor
+    slots: Tensor
+    count: Tensor
+    rows: Tensor
+    owner: Tensor
+
+    @classmethod
+    def of(cls, fits: Tensor, boxes: _Boxes, slots: tuple[int, int], num_rivals: int) -> _Claims:
+        # One more than is asked for, since a box itself is among the best.
+        n, room = slots[0], max(slots[1], num_rivals + 1)
+        owner = boxes.picture * room
+        at = owner + boxes.slot
+        table = fits.new_full((n * room, fits.shape[1]), -torch.inf).index_copy(0, at, fits)
+        table = table.unflatten(0, (n, room))
+        rows = at.new_zeros(n * room).index_copy(0, at, torch.arange(len(fits), device=at.device))
+        best, best_slots = (best.transpose(0, 1).flatten(1) for best in table.topk(num_rivals + 1, dim=1))
+        return cls(best, best_slots, (table > -torch.inf).sum(1).flatten(), rows, owner)
+
+
 def _rivals(
-    fits: Tensor, boxes: _Boxes, tokens: _Tokens, xy: Tensor, slots: tuple[int, int], num_rivals: int
+    fits: Tensor, boxes: _Boxes, tokens: _Tokens, xy: Tensor, claims: _Claims
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The other boxes that a token's peak suits best, and that peak's tokens in them.
 
@@ -274,21 +327,13 @@ def _rivals(
         their window [S].
     """
     rows, num_pairs = fits.shape
-    # One more than is asked for, since a box itself is among the best.
-    n, room = slots[0], max(slots[1], num_rivals + 1)
-    owner = boxes.picture * room
-    at = owner + boxes.slot
-    claims = fits.new_full((n * room, num_pairs), -torch.inf).index_copy(0, at, fits).view(n, room, num_pairs)
-    row_of = at.new_zeros(n * room).index_copy(0, at, torch.arange(rows, device=at.device))
-    best_fits, best_slots = (
-        best.transpose(0, 1).flatten(1).index_select(1, tokens.number) for best in claims.topk(num_rivals + 1, dim=1)
-    )
-    claimants = (claims > -torch.inf).sum(1).flatten().index_select(0, tokens.number)
+    best_fits, best_slots = (best.index_select(1, tokens.number) for best in (claims.fits, claims.slots))
+    claimants = claims.count.index_select(0, tokens.number)
     oneself_before = (best_slots[:-1] == boxes.slot.index_select(0, tokens.row)).cumsum(0) > 0
     rival_fit = torch.where(oneself_before, best_fits[1:], best_fits[:-1])  # [R, S]
     rival_slot = torch.where(oneself_before, best_slots[1:], best_slots[:-1])
     there = (rival_fit > -torch.inf) & tokens.valid
-    rival_row = row_of.index_select(0, (owner.index_select(0, tokens.row) + rival_slot).flatten())
+    rival_row = claims.rows.index_select(0, (claims.owner.index_select(0, tokens.row) + rival_slot).flatten())
 
     table = torch.cat([boxes.edges, boxes.log_sides, boxes.scores[:, None]], dim=1).T
     own, rival = table.index_select(1, tokens.row), table.index_select(1, rival_row).unflatten(1, there.shape)
@@ -305,8 +350,8 @@ def _rivals(
     features = torch.where(there, features, 0.0).transpose(0, 1)
 
     # Where each pair became a token; what is no valid token is written to a place that nobody reads.
-    token_of = torch.full((rows * num_pairs + 1,), -1, dtype=torch.long, device=at.device)
-    token = torch.arange(len(tokens.row), device=at.device)
+    token_of = torch.full((rows * num_pairs + 1,), -1, dtype=torch.long, device=fits.device)
+    token = torch.arange(len(tokens.row), device=fits.device)
     token_of = token_of.index_copy(0, torch.where(tokens.valid, tokens.cell, rows * num_pairs), token)
     rival_token = token_of.index_select(0, (rival_row.view(there.shape) * num_pairs + tokens.pair).flatten())
     return features, torch.where(there, rival_token.view(there.shape), -1).T, claimants

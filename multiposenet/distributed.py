@@ -73,6 +73,15 @@ def count_over_processes(count: Tensor) -> Tensor:
     return mean_over_processes(count.float()).clamp(min=1 / world_size())
 
 
+def share_with_all(value: Any) -> list[Any]:
+    """Every process's object, in the order of their numbers, for all."""
+    if world_size() == 1:
+        return [value]
+    everybody = [None] * world_size()
+    dist.all_gather_object(everybody, value)
+    return everybody
+
+
 def share_from_first(value: Any) -> Any:
     """The first process's object, for all."""
     if world_size() == 1:

@@ -94,11 +94,13 @@ def set_assignment(
     margin: float = 0.5,
     candidates: int = 4,
     rivals: int = 2,
+    hopeless: float = 3.0,
+    evidence: bool = False,
     min_score: float = 1e-4,
 ) -> tuple[SetAssignment, Grouping]:
     """Attention over the peaks around a box; about 0.15 M parameters. See ``models.set_assignment``."""
     network = SetAssignment(
-        skeleton.num_keypoints, width, layers, heads, expansion, margin, candidates, rivals
+        skeleton.num_keypoints, width, layers, heads, expansion, margin, candidates, rivals, hopeless, evidence
     )
     return network, Grouping(SetAssignmentScorer(network, min_score))
 

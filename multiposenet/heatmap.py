@@ -6,7 +6,7 @@ Encoding and decoding live together; ``tests/test_heatmap.py`` inverts one by th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -106,7 +106,8 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
         radius: half width of the window in which a peak must be the maximum, in cells.
 
     Returns:
-        Peaks with xy [N, K, M, 2] in heatmap cells (sub-cell), scores [N, K, M], valid [N, K, M].
+        Peaks with xy [N, K, M, 2] in heatmap cells (sub-cell), scores [N, K, M], valid [N, K, M], and what all maps
+        hold in the peak's cell [N, K, M, K].
     """
     height, width = heatmaps.shape[2:]
     is_peak = (heatmaps == local_maximum(heatmaps, radius)) & (heatmaps >= threshold)
@@ -137,7 +138,10 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
         ),
     ]
     xy = torch.stack([x, y], dim=-1).to(heatmaps.dtype) + torch.stack(offsets, dim=-1)
-    return Peaks(xy=xy, scores=torch.where(valid, scores.clamp(0, 1), 0.0), valid=valid)
+    everywhere = cells.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+    evidence = flat.gather(2, everywhere).unflatten(2, cells.shape[1:]).permute(0, 2, 3, 1)
+    scores = torch.where(valid, scores.clamp(0, 1), 0.0)
+    return Peaks(xy, scores, valid, torch.where(valid[..., None], evidence, 0.0))
 
 
 def _log_at(flat: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
@@ -186,7 +190,7 @@ class HeatmapCodec:
     def decode(self, heatmaps: Tensor) -> Peaks:
         """Peaks of heatmaps [N, K, h, w] with xy in *pixels* of the image."""
         peaks = find_peaks(heatmaps, self.max_peaks, self.threshold, self.radius)
-        return Peaks(cells_to_pixels(peaks.xy, self.stride), peaks.scores, peaks.valid)
+        return replace(peaks, xy=cells_to_pixels(peaks.xy, self.stride))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,17 @@ class TensorFields:
         }
         return dataclasses.replace(self, **changes)
 
+    def pictures(self, rows: slice | Tensor):
+        """The same structure of some of a batch's pictures, the first axis of every tensor."""
+        changes = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, TensorFields):
+                changes[f.name] = value.pictures(rows)
+            elif isinstance(value, Tensor):
+                changes[f.name] = value[rows]
+        return dataclasses.replace(self, **changes)
+
 
 @dataclass(frozen=True)
 class PersonLabels:
@@ -337,14 +348,17 @@ class Peaks(TensorFields):
         xy: [N, K, M, 2], in heatmap cells (sub-cell) or image pixels, as the function that made them says.
         scores: [N, K, M] in [0, 1]; 0 in empty slots.
         valid: [N, K, M] bool.
+        evidence: [N, K, M, K], what the maps of all keypoints hold where the peak is; None for peaks of no maps.
     """
 
     xy: Tensor
     scores: Tensor
     valid: Tensor
+    evidence: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check(self, xy=("N", "K", "M", 2), scores=("N", "K", "M"), valid=("N", "K", "M"))
+        slots = ("N", "K", "M")
+        _check(self, xy=(*slots, 2), scores=slots, valid=slots, evidence=(*slots, "K"))
 
 
 @dataclass(frozen=True)

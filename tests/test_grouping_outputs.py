@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch.testing import assert_close
@@ -32,6 +34,8 @@ LABELS = [picture(count % 4, count) for count in range(1, 30)]
 FOUND = make_input(
     LABELS, range(len(LABELS)), 3, PeakDegradation(0.2, 0.5, 0.0), BoxDegradation(missing=0.3, false=1.0, noise=0.0)
 )
+EVIDENCE = torch.rand(*FOUND.peaks.scores.shape, 3, generator=torch.Generator().manual_seed(0))
+FOUND = dataclasses.replace(FOUND, peaks=dataclasses.replace(FOUND.peaks, evidence=EVIDENCE))
 SAMPLES = OutputSamples.from_outputs(**vars(FOUND), skeleton=ARMS)
 
 
@@ -92,6 +96,12 @@ def test_a_mirrored_picture_has_left_and_right_exchanged_and_twice_mirrored_is_t
     )
     assert_close(again.truth, plain.truth)
     assert_close(again.answer, plain.answer)
+    # The left peak of a mirrored picture was the right one, and what the right map held there the left one holds now.
+    held = mirrored.peaks.evidence
+    assert_close(held[:, 1, :, 1], plain.peaks.evidence[:, 2, :, 2])
+    assert_close(held[:, 1, :, 2], plain.peaks.evidence[:, 2, :, 1])
+    assert_close(held[:, 0, :, 0], plain.peaks.evidence[:, 0, :, 0])
+    assert_close(again.peaks.evidence, plain.peaks.evidence)
 
 
 def test_rescaling_keeps_places_in_the_box_and_grows_the_spread_with_the_area():

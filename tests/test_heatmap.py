@@ -149,6 +149,21 @@ def test_two_plateaus_of_the_same_height_are_two_peaks():
     assert find_peaks(maps, radius=2).valid.sum() == 2
 
 
+def test_a_peak_tells_what_all_maps_hold_where_it_is():
+    maps = torch.rand(2, 3, 12, 15, generator=seeded())
+    peaks = find_peaks(maps, max_peaks=12, threshold=0.9)
+    assert peaks.valid.any()
+    assert not peaks.valid.all()
+    for picture, keypoint, slot in peaks.valid.nonzero().tolist():
+        x, y = peaks.xy[picture, keypoint, slot].round().long().tolist()
+        own = peaks.evidence[picture, keypoint, slot]
+        assert_close(own[keypoint], peaks.scores[picture, keypoint, slot])
+        # A refined position is at most half a cell from its cell, which rounding may take to a neighbour.
+        around = maps[picture, :, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].flatten(1)
+        assert ((around == own[:, None]).sum(0) == 3).any()
+    assert not peaks.evidence[~peaks.valid].any()
+
+
 def test_a_flat_empty_map_has_no_peaks():
     peaks = find_peaks(torch.zeros(1, 2, 10, 10))
     assert not peaks.valid.any()

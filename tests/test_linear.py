@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from multiposenet.models import linear
-from multiposenet.models.linear import Linear
+from multiposenet.models.linear import Linear, Perceptron
 
 
 @pytest.fixture
@@ -25,6 +25,15 @@ def test_a_layer_gives_what_pytorch_s_layer_gives(layer, shape):
         assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
         turned = torch.randn(24, 9).T
         assert_close(layer(turned), nn.functional.linear(turned, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 24), (2, 3, 24), (0, 24)])
+def test_a_perceptron_gives_what_its_layers_give_one_by_one(layer, shape):
+    perceptron = Perceptron(nn.LayerNorm(24), layer, nn.GELU(), Linear(40, 8), nn.ReLU())
+    x = torch.randn(shape)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert_close(perceptron(x), nn.Sequential(*perceptron)(x), atol=1e-5, rtol=1e-5)
 
 
 def test_a_layer_that_learns_has_gradients(layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -177,6 +178,50 @@ def _whose(answer) -> tuple[list[int], list[int]]:
     return answer.candidates.picture.tolist(), answer.candidates.slot.tolist()
 
 
+def test_a_pair_is_left_out_when_both_its_sides_have_much_better_ones():
+    # Two people side by side, each with a peak in the middle of the box; both peaks lie in both windows.
+    boxes = torch.tensor([[[0.0, 0.0, 100.0, 100.0], [60.0, 0.0, 160.0, 100.0]]])
+    detections = Detections(boxes, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    peaks = Peaks(torch.tensor([[[[49.5, 49.5], [109.5, 49.5]]]]), torch.ones(1, 1, 2), torch.ones(1, 1, 2).bool())
+    prior = GaussianPrior(1)
+    everything = collect_candidates(peaks, detections, prior)
+    assert everything.allowed.all()
+    worst = everything.fit.amin() - everything.fit.amax()
+    kept = collect_candidates(peaks, detections, prior, hopeless=-float(worst) - 0.1)
+    assert kept.allowed.sum(-1).tolist() == [[1], [1]]
+    assert kept.peak[..., 0].tolist() == [[0], [1]]
+    assert collect_candidates(peaks, detections, prior, hopeless=-float(worst) + 0.1).allowed.all()
+    # Whoever is alone keeps even an unusual peak, and a peak that nobody else wants stays with whom it is near.
+    alone = dataclasses.replace(detections, valid=torch.tensor([[True, False]]))
+    assert collect_candidates(peaks, alone, prior, hopeless=0.1).allowed.all()
+
+
+def test_of_peaks_that_lie_alike_the_higher_are_candidates():
+    detections = Detections(torch.tensor([[[0.0, 0.0, 99.0, 99.0]]]), torch.ones(1, 1), torch.ones(1, 1).bool())
+    xy = torch.tensor([[[[40.0, 49.0], [58.0, 49.0], [49.0, 40.0]]]])
+    peaks = Peaks(xy, torch.tensor([[[0.2, 0.9, 0.6]]]), torch.ones(1, 1, 3, dtype=torch.bool))
+    assert collect_candidates(peaks, detections, GaussianPrior(1), most=2).peak.tolist() == [[[1, 2]]]
+
+
+def test_evidence_changes_nothing_until_it_is_learnt_and_something_then():
+    torch.manual_seed(0)
+    without, (peaks, detections) = trained(), scene()
+    heard = trained(evidence=True)
+    heard.load_state_dict(without.state_dict(), strict=False)
+    torch.nn.init.zeros_(heard.embed_evidence[-1].weight)
+    k = FIVE.num_keypoints
+    told = dataclasses.replace(peaks, evidence=torch.rand(*peaks.scores.shape, k) * peaks.valid[..., None])
+    with torch.no_grad():
+        assert_close(heard(told, detections).log_scores, without(peaks, detections).log_scores)
+        torch.nn.init.normal_(heard.embed_evidence[-1].weight)
+        answer, untold = heard(told, detections), heard(peaks, detections)
+        static = heard(told, detections, pack=False)
+    allowed = answer.candidates.allowed
+    assert (answer.chances - untold.chances)[allowed].abs().max() > 0.01
+    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
+    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+
+
 def test_another_box_that_claims_a_peak_is_heard():
     network, (peaks, detections) = trained(), scene(pictures=1)
     detections = dataclasses.replace(detections, valid=torch.tensor([[True, True, True, True]]))
@@ -189,7 +234,7 @@ def test_the_loss_teaches_who_is_whose():
     peaks, detections = scene(pictures=1, people=3, peaks=3)
     peaks = dataclasses.replace(peaks, valid=torch.ones_like(peaks.valid), scores=torch.ones_like(peaks.scores))
     detections = dataclasses.replace(detections, valid=torch.ones(1, 3, dtype=torch.bool))
-    network = SetAssignment(FIVE.num_keypoints, width=16, margin=5.0)
+    network = SetAssignment(FIVE.num_keypoints, width=16, margin=5.0, hopeless=math.inf)  # anybody can have anything
     answer = torch.tensor([[[0], [1], [2]]]).expand(-1, -1, FIVE.num_keypoints)
     truth = peaks.xy.transpose(1, 2)
     labelled = torch.ones(answer.shape, dtype=torch.bool)
@@ -210,7 +255,7 @@ def test_people_are_ranked_by_the_similarity_that_the_network_expects_of_them():
     peaks, detections = scene(pictures=1, people=3, peaks=3)
     peaks = dataclasses.replace(peaks, valid=torch.ones_like(peaks.valid), scores=torch.ones_like(peaks.scores))
     detections = dataclasses.replace(detections, valid=torch.ones(1, 3, dtype=torch.bool))
-    network = SetAssignment(FIVE.num_keypoints, width=16, margin=5.0)
+    network = SetAssignment(FIVE.num_keypoints, width=16, margin=5.0, hopeless=math.inf)
     answer = torch.tensor([[[0], [1], [-1]]]).expand(-1, -1, FIVE.num_keypoints)
     truth = peaks.xy.transpose(1, 2)
     somebody = torch.tensor([[True, True, False]])

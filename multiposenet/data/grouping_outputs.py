@@ -146,10 +146,16 @@ class OutputSamples(TensorFields):
         boxes = torch.where(mirrored[:, None, None], flip_boxes(boxes, 0), boxes) * scale[:, None, None]
         valid = seen(whole.peaks.valid, 1)
         most, slots = _used(valid), _used(whole.detections.valid[pictures])
+        evidence = whole.peaks.evidence
+        if evidence is not None:
+            evidence = seen(evidence, 1)
+            # In a mirrored picture the maps of left and right have changed places too.
+            evidence = torch.where(mirrored[:, None, None, None], evidence[..., swap], evidence)[:, :, :most]
         peaks = Peaks(
             zoomed(seen(whole.peaks.xy, 1, points=True))[:, :, :most],
             seen(whole.peaks.scores, 1)[:, :, :most],
             valid[:, :, :most],
+            evidence,
         )
         return GroupingBatch(
             peaks,

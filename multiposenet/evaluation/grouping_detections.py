@@ -6,13 +6,15 @@ whom it fits best.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from multiposenet.distributed import rank, share_with_all, world_size
 from multiposenet.evaluation.grouping_inputs import GroupingInput, PictureBoxes, PicturePeaks, pack_input
 from multiposenet.evaluation.oks import keypoint_similarity
 from multiposenet.geometry import CropWindow, pairwise_iou
@@ -29,18 +31,26 @@ LEAST_SIMILARITY = 0.1
 
 
 def network_input(predictor: PosePredictor, dataset) -> GroupingInput:
-    """What a network finds in all pictures of a dataset, and whose it is."""
-    labels, peaks, boxes = [], [], []
-    for own, (found_peaks, found_boxes) in found_by_network(predictor, dataset):
-        labels.append(own)
-        peaks.append(owned_peaks(found_peaks, own, dataset.skeleton))
-        boxes.append(owned_boxes(found_boxes, own))
+    """What a network finds in all pictures of a dataset, and whose it is.
+
+    Processes that train together share the pictures among themselves and what they found with one another.
+    """
+    mine = range(rank(), len(dataset), world_size())
+    rows = [
+        (labels, owned_peaks(peaks, labels, dataset.skeleton), owned_boxes(boxes, labels))
+        for labels, (peaks, boxes) in found_by_network(predictor, dataset, mine)
+    ]
+    shares = share_with_all(rows)
+    rows = [shares[index % len(shares)][index // len(shares)] for index in range(len(dataset))]
+    labels, peaks, boxes = ([row[part] for row in rows] for part in range(3))
     return pack_input(labels, peaks, boxes, dataset.skeleton.num_keypoints)
 
 
-def found_by_network(predictor: PosePredictor, dataset) -> Iterator[tuple[PersonLabels, tuple[Peaks, Detections]]]:
+def found_by_network(
+    predictor: PosePredictor, dataset, indices: Iterable[int] | None = None
+) -> Iterator[tuple[PersonLabels, tuple[Peaks, Detections]]]:
     """Labels, and a network's peaks and boxes, picture after picture, in the picture's pixels."""
-    for index in tqdm(range(len(dataset)), desc="network", disable=None):
+    for index in tqdm(range(len(dataset)) if indices is None else indices, desc="network", disable=None):
         sample = dataset[index]
         yield sample.labels, detect(predictor, sample.image)
 
@@ -52,9 +62,10 @@ def detect(predictor: PosePredictor, image: np.ndarray) -> tuple[Peaks, Detectio
     canvas = letterbox_image(image, predictor.image_size)[None].to(predictor.device).float().div_(255)
     outputs, _ = predictor.model(canvas.contiguous(memory_format=torch.channels_last))
     peaks, detections = predictor.method.decoder.detect(outputs)
+    peaks, detections = peaks.to("cpu"), detections.to("cpu")
     return (
-        Peaks(window.keypoints_to_image(peaks.xy.cpu()), peaks.scores.cpu(), peaks.valid.cpu()),
-        Detections(window.boxes_to_image(detections.boxes.cpu()), detections.scores.cpu(), detections.valid.cpu()),
+        replace(peaks, xy=window.keypoints_to_image(peaks.xy)),
+        replace(detections, boxes=window.boxes_to_image(detections.boxes)),
     )
 
 
@@ -70,7 +81,8 @@ def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> Pictu
     keypoint, slot = (axis.numpy() for axis in peaks.valid[0].cpu().nonzero(as_tuple=True))
     xy, scores = peaks.xy[0].cpu().double().numpy(), peaks.scores[0].cpu().numpy()
     owner = peak_owners(peaks, labels, skeleton)
-    return PicturePeaks(xy[keypoint, slot], keypoint, owner[keypoint, slot], scores[keypoint, slot])
+    evidence = None if peaks.evidence is None else peaks.evidence[0].cpu().numpy()[keypoint, slot]
+    return PicturePeaks(xy[keypoint, slot], keypoint, owner[keypoint, slot], scores[keypoint, slot], evidence)
 
 
 def box_owners(detections: Detections, labels: PersonLabels) -> np.ndarray:

@@ -93,21 +93,20 @@ class GroupingInput(TensorFields):
 
     def __getitem__(self, rows: slice) -> GroupingInput:
         """Some of the pictures."""
-        return GroupingInput(
-            Peaks(self.peaks.xy[rows], self.peaks.scores[rows], self.peaks.valid[rows]),
-            Detections(self.detections.boxes[rows], self.detections.scores[rows], self.detections.valid[rows]),
-            *(getattr(self, name)[rows] for name in ("peak_of", "box_of", "truth", "labelled", "areas")),
-        )
+        return self.pictures(rows)
 
 
 @dataclass(frozen=True)
 class PicturePeaks:
-    """Peaks of one picture as rows: xy [R, 2], keypoint [R], person [R] (-1: nobody's), scores [R]."""
+    """Peaks of one picture as rows: xy [R, 2], keypoint [R], person [R] (-1: nobody's), scores [R], and of peaks of
+    heatmaps what all maps hold there [R, K].
+    """
 
     xy: np.ndarray
     keypoint: np.ndarray
     person: np.ndarray
     scores: np.ndarray
+    evidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +198,8 @@ def pack_input(
     most_peaks = max([1, *(np.bincount(own.keypoint, minlength=1).max() for own in peaks)])
     xy, scores = np.zeros((n, num_keypoints, most_peaks, 2), np.float32), np.zeros((n, num_keypoints, most_peaks))
     valid = np.zeros(scores.shape, bool)
+    from_maps = n > 0 and all(own.evidence is not None for own in peaks)
+    evidence = np.zeros((*scores.shape, num_keypoints), np.float32) if from_maps else None
     corners, box_scores = np.zeros((n, most_boxes, 4), np.float32), np.zeros((n, most_boxes))
     box_valid = np.zeros(box_scores.shape, bool)
     peak_of = np.full((n, most_people, num_keypoints), -1)
@@ -212,6 +213,8 @@ def pack_input(
         slot = np.arange(len(order)) - np.searchsorted(keypoint, keypoint)
         xy[row, keypoint, slot], scores[row, keypoint, slot] = own.xy[order], own.scores[order]
         valid[row, keypoint, slot] = True
+        if from_maps:
+            evidence[row, keypoint, slot] = own.evidence[order]
         owned = own.person[order] >= 0
         peak_of[row, own.person[order][owned], keypoint[owned]] = slot[owned]
         rows = np.arange(len(found.boxes))
@@ -221,7 +224,12 @@ def pack_input(
         truth[row, :people], areas[row, :people] = labels.keypoints, labels.areas
         labelled[row, :people] = (labels.visibility > 0) & ~labels.crowd[:, None]
     return GroupingInput(
-        Peaks(torch.from_numpy(xy), torch.from_numpy(scores).float(), torch.from_numpy(valid)),
+        Peaks(
+            torch.from_numpy(xy),
+            torch.from_numpy(scores).float(),
+            torch.from_numpy(valid),
+            torch.from_numpy(evidence) if from_maps else None,
+        ),
         Detections(torch.from_numpy(corners), torch.from_numpy(box_scores).float(), torch.from_numpy(box_valid)),
         torch.from_numpy(peak_of),
         torch.from_numpy(box_of),

@@ -245,7 +245,7 @@ def _true_inputs(truth: CanvasTruth) -> GroupingInput:
 
 def _only(part: Peaks | Detections, picture: int) -> Peaks | Detections:
     """One picture of a batch."""
-    return type(part)(*(getattr(part, field.name)[picture : picture + 1] for field in dataclasses.fields(part)))
+    return part.pictures(slice(picture, picture + 1))
 
 
 def _name(row: OracleRow) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +64,9 @@ def scene_of_picture(
     window = canvas.windows[0]
     owners = None
     if labels is not None:
-        there = Peaks(window.keypoints_to_image(peaks.xy.cpu()), peaks.scores.cpu(), peaks.valid.cpu())
-        boxes = window.boxes_to_image(detections.boxes.cpu())
-        found = Detections(boxes, detections.scores.cpu(), detections.valid.cpu())
+        there, found = peaks.to("cpu"), detections.to("cpu")
+        there = replace(there, xy=window.keypoints_to_image(there.xy))
+        found = replace(found, boxes=window.boxes_to_image(found.boxes))
         owners = Owners(
             box_owners(found, labels), peak_owners(there, labels, predictor.skeleton), labels.visibility > 0
         )
