@@ -40,6 +40,7 @@ class Candidates(TensorFields):
         features: [S, BOX_FEATURES + OWN_FEATURES + R x RIVAL_FEATURES].
         box_features: [B, BOX_FEATURES].
         evidence: [S, K] in [0, 1], the roots of what all maps hold where the peak is; 0 for peaks of no maps.
+        appearance: [S, F], what the maps were predicted from there; F is 0 where peaks do not tell.
         rivals: [S, R] long; the tokens that are the same peak seen from the other boxes that suit it best, -1 for none.
         slots: (N, P, M), how many pictures, boxes a picture and peaks a keypoint there are room for.
         packed: only what there is has a token; otherwise every box has K x T.
@@ -57,6 +58,7 @@ class Candidates(TensorFields):
     features: Tensor
     box_features: Tensor
     evidence: Tensor
+    appearance: Tensor
     rivals: Tensor
     slots: tuple[int, int, int]
     packed: bool
@@ -196,6 +198,7 @@ def collect_candidates(
         features.T,
         box_features,
         _evidence(peaks, tokens),
+        _appearance(peaks, tokens),
         rivals,
         (*detections.valid.shape, max_peaks),
         pack,
@@ -268,6 +271,14 @@ def _evidence(peaks: Peaks, tokens: _Tokens) -> Tensor:
     if peaks.evidence is None:
         return peaks.scores.new_zeros(len(tokens.row), peaks.scores.shape[1])
     held = peaks.evidence.flatten(0, 2).index_select(0, tokens.number).clamp(0, 1).sqrt()
+    return torch.where(tokens.valid[:, None], held, 0.0)
+
+
+def _appearance(peaks: Peaks, tokens: _Tokens) -> Tensor:
+    """[S, F], see :class:`Candidates`."""
+    if peaks.appearance is None:
+        return peaks.scores.new_zeros(len(tokens.row), 0)
+    held = peaks.appearance.flatten(0, 2).index_select(0, tokens.number)
     return torch.where(tokens.valid[:, None], held, 0.0)
 
 

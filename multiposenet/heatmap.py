@@ -92,7 +92,9 @@ def sums_around(maps: Tensor, map_index: Tensor, cells: Tensor, radius: int) -> 
     return torch.einsum("tij,ti,tj->t", values, *inside)
 
 
-def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, radius: int = 2) -> Peaks:
+def find_peaks(
+    heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, radius: int = 2, features: Tensor | None = None
+) -> Peaks:
     """Finds local maxima of every heatmap, strongest first.
 
     A cell is a peak when nothing within ``radius`` cells is larger; of equal cells that close only one counts.
@@ -104,10 +106,11 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
         max_peaks: slots per keypoint; a fixed number keeps the shape static. Fewer when the map has fewer cells.
         threshold: peaks below it are marked invalid, not dropped.
         radius: half width of the window in which a peak must be the maximum, in cells.
+        features: [N, F, h, w], further maps to read where the peaks are.
 
     Returns:
-        Peaks with xy [N, K, M, 2] in heatmap cells (sub-cell), scores [N, K, M], valid [N, K, M], and what all maps
-        hold in the peak's cell [N, K, M, K].
+        Peaks with xy [N, K, M, 2] in heatmap cells (sub-cell), scores [N, K, M], valid [N, K, M], what all maps hold in
+        the peak's cell [N, K, M, K], and what the features hold there [N, K, M, F].
     """
     height, width = heatmaps.shape[2:]
     is_peak = (heatmaps == local_maximum(heatmaps, radius)) & (heatmaps >= threshold)
@@ -138,10 +141,15 @@ def find_peaks(heatmaps: Tensor, max_peaks: int = 32, threshold: float = 0.1, ra
         ),
     ]
     xy = torch.stack([x, y], dim=-1).to(heatmaps.dtype) + torch.stack(offsets, dim=-1)
-    everywhere = cells.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
-    evidence = flat.gather(2, everywhere).unflatten(2, cells.shape[1:]).permute(0, 2, 3, 1)
+
+    def held(maps: Tensor) -> Tensor:
+        """[N, K, M, C], what maps [N, C, h, w] hold in the peaks' cells."""
+        everywhere = cells.flatten(1)[:, None].expand(-1, maps.shape[1], -1)
+        values = maps.flatten(2).gather(2, everywhere).unflatten(2, cells.shape[1:]).permute(0, 2, 3, 1)
+        return torch.where(valid[..., None], values, 0.0)
+
     scores = torch.where(valid, scores.clamp(0, 1), 0.0)
-    return Peaks(xy, scores, valid, torch.where(valid[..., None], evidence, 0.0))
+    return Peaks(xy, scores, valid, held(heatmaps), None if features is None else held(features))
 
 
 def _log_at(flat: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
@@ -187,9 +195,9 @@ class HeatmapCodec:
         centres = pixels_to_cells(keypoints[labelled], self.stride)
         return draw_gaussians(centres, picture * k + keypoint, n * k, size, self.sigma).view(n, k, *size)
 
-    def decode(self, heatmaps: Tensor) -> Peaks:
-        """Peaks of heatmaps [N, K, h, w] with xy in *pixels* of the image."""
-        peaks = find_peaks(heatmaps, self.max_peaks, self.threshold, self.radius)
+    def decode(self, heatmaps: Tensor, features: Tensor | None = None) -> Peaks:
+        """Peaks of heatmaps [N, K, h, w], and features there, with xy in *pixels* of the image."""
+        peaks = find_peaks(heatmaps, self.max_peaks, self.threshold, self.radius, features)
         return replace(peaks, xy=cells_to_pixels(peaks.xy, self.stride))
 
 
@@ -206,8 +214,8 @@ class PixelPeakCodec(HeatmapCodec):
 
     max_peaks: int | None = None
 
-    def decode(self, heatmaps: Tensor) -> Peaks:
-        """Peaks of heatmaps [N, K, h, w] with xy in whole pixels of the image."""
+    def decode(self, heatmaps: Tensor, features: Tensor | None = None) -> Peaks:
+        """Peaks of heatmaps [N, K, h, w] with xy in whole pixels of the image; of features nothing is read."""
         maps = F.interpolate(heatmaps, scale_factor=self.stride, mode="bicubic")
         width = maps.shape[-1]
         across = F.max_pool2d(maps, (1, 3), stride=1, padding=(0, 1))

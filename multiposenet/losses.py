@@ -131,7 +131,8 @@ class DetectionLoss(nn.Module):
 
     An anchor is a person from IoU ``positive`` with a box, background below ``negative``, and nothing between. Every
     box also claims the anchor that fits it best. An anchor that is not a person but lies mostly on unlabelled people
-    (``ignore_share`` of its area in the ignore mask) is nothing either.
+    (``ignore_share`` of its area in the ignore mask) is nothing either. Both losses are multiplied by ``weight``: what
+    the detector's may take of the shared parts from the keypoints'.
     """
 
     def __init__(
@@ -143,9 +144,10 @@ class DetectionLoss(nn.Module):
         alpha: float = 0.25,
         gamma: float = 2.0,
         beta: float = 1 / 9,
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.weight = grid, weight
         self.positive, self.negative, self.ignore_share = positive, negative, ignore_share
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
 
@@ -165,8 +167,8 @@ class DetectionLoss(nn.Module):
         wanted = self.grid.encode(boxes[is_person], anchors.expand_as(deltas)[is_person])
         distance = F.smooth_l1_loss(deltas[is_person].float(), wanted, beta=self.beta, reduction="sum")
         return {
-            "box_logits": torch.where(counts, focal, 0.0).sum() / num_person,
-            "box_deltas": distance / num_person,
+            "box_logits": self.weight * torch.where(counts, focal, 0.0).sum() / num_person,
+            "box_deltas": self.weight * distance / num_person,
         }
 
     @torch.no_grad()

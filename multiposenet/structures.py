@@ -235,6 +235,7 @@ class MultiPoseNetOutputs(TensorFields):
         box_logits: [N, A], person logit of every anchor, ordered (level, y, x, anchor).
         box_deltas: [N, A, 4], box offsets to the anchors.
         image_size: (H, W) of the images that went in.
+        features: [N, F, h, w], what the heatmaps are predicted from.
 
     A field is None when its part of the network was not asked for.
     """
@@ -243,9 +244,16 @@ class MultiPoseNetOutputs(TensorFields):
     box_logits: Tensor | None
     box_deltas: Tensor | None
     image_size: tuple[int, int]
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check(self, heatmaps=("N", None, None, None), box_logits=("N", "A"), box_deltas=("N", "A", 4))
+        _check(
+            self,
+            heatmaps=("N", None, "h", "w"),
+            box_logits=("N", "A"),
+            box_deltas=("N", "A", 4),
+            features=("N", None, "h", "w"),
+        )
 
 
 @dataclass(frozen=True)
@@ -349,16 +357,19 @@ class Peaks(TensorFields):
         scores: [N, K, M] in [0, 1]; 0 in empty slots.
         valid: [N, K, M] bool.
         evidence: [N, K, M, K], what the maps of all keypoints hold where the peak is; None for peaks of no maps.
+        appearance: [N, K, M, F], what those maps were predicted from there; None where nobody asked.
     """
 
     xy: Tensor
     scores: Tensor
     valid: Tensor
     evidence: Tensor | None = None
+    appearance: Tensor | None = None
 
     def __post_init__(self) -> None:
         slots = ("N", "K", "M")
-        _check(self, xy=(*slots, 2), scores=slots, valid=slots, evidence=(*slots, "K"))
+        evidence, appearance = (*slots, "K"), (*slots, None)
+        _check(self, xy=(*slots, 2), scores=slots, valid=slots, evidence=evidence, appearance=appearance)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class PrnOptions:
     batch_size: int = option(64, "people a step")
     lr: float = option(1e-3, "Adam's rate")
     clip: float = option(0.0, "largest gradient norm; 0 is no limit")
-    precision: str = option("fp32", "arithmetic", tuple(PRECISIONS))
+    precision: str = option("fp32", "arithmetic, also of a network that is learnt from", tuple(PRECISIONS))
     lr_gamma: float | None = option(None, "factor of the rate every second epoch from the third; default: cosine")
     node_count: int | None = option(None, "width of the hidden layers; default the model's")
     coeff: int | None = option(None, "grid of 28 x coeff by 18 x coeff cells; default the model's")
@@ -306,7 +306,9 @@ def output_lessons(
             f"start from (--init FILE); got model {options.model!r}, weights {options.weights}, grouping {kind!r}"
         )
     predictor = PosePredictor(method, device)
-    found = network_input(predictor, training)
+    dtype = PRECISIONS[options.precision]
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        found = network_input(predictor, training)
     samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton).to(device)
     measured, truth = network_input(predictor, validation), validation.ground_truth()
 

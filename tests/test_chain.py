@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.testing import assert_close
@@ -137,6 +139,17 @@ def test_averaging_over_a_scale_whose_maps_do_not_divide_evenly_leaves_everybody
     views = [View(outputs_of([scene])), View(outputs_of([zoomed(scene, zoom)], size), zoom=zoom)]
     (poses,) = merged(*views)
     assert_same_people(poses, atol=0.4)
+
+
+def test_a_grouping_that_asks_is_told_the_features_of_the_first_view():
+    outputs = outputs_of([(KEYPOINTS, BOXES)])
+    first = replace(outputs, features=torch.rand(1, 3, *outputs.heatmaps.shape[-2:]))
+    second = replace(outputs, features=torch.zeros_like(first.features))
+    asking = replace(decoder(), appearance=True)
+    (alone, _), (together, _) = asking.detect(first), asking.merge([View(first), View(second)])
+    assert alone.appearance[alone.valid].min() > 0
+    assert_close(together.appearance, alone.appearance)
+    assert decoder().detect(first)[0].appearance is None
 
 
 def test_boxes_that_several_views_agree_on_are_one_person():

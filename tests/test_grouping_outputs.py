@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -102,6 +103,15 @@ def test_a_mirrored_picture_has_left_and_right_exchanged_and_twice_mirrored_is_t
     assert_close(held[:, 1, :, 2], plain.peaks.evidence[:, 2, :, 1])
     assert_close(held[:, 0, :, 0], plain.peaks.evidence[:, 0, :, 0])
     assert_close(again.peaks.evidence, plain.peaks.evidence)
+
+
+def test_an_appearance_goes_with_its_peak_and_is_not_mirrored():
+    seen = dataclasses.replace(FOUND.peaks, appearance=FOUND.peaks.xy.repeat(1, 1, 1, 2))
+    samples = OutputSamples.from_outputs(**vars(dataclasses.replace(FOUND, peaks=seen)), skeleton=ARMS)
+    for batch in samples.batches(8, flip=0.0, zoom=0.0, seed=0):
+        assert_close(batch.peaks.appearance[..., :2], batch.peaks.xy, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="flip must be 0"):
+        next(samples.batches(8, flip=0.5, zoom=0.0, seed=0))
 
 
 def test_rescaling_keeps_places_in_the_box_and_grows_the_spread_with_the_area():

@@ -164,6 +164,20 @@ def test_a_peak_tells_what_all_maps_hold_where_it_is():
     assert not peaks.evidence[~peaks.valid].any()
 
 
+def test_a_peak_tells_what_features_hold_where_it_is():
+    maps = torch.rand(2, 3, 12, 15, generator=seeded())
+    where = torch.arange(12 * 15.0).view(1, 1, 12, 15).expand(2, 1, -1, -1)
+    peaks = find_peaks(maps, max_peaks=12, threshold=0.9, features=torch.cat([where, maps, -maps], 1))
+    valid = peaks.valid
+    assert peaks.appearance.shape == (2, 3, 12, 7)
+    cell = torch.stack([peaks.appearance[..., 0] % 15, peaks.appearance[..., 0] // 15], -1)
+    assert (cell - peaks.xy)[valid].abs().max() <= 0.5
+    assert_close(peaks.appearance[..., 1:4], peaks.evidence)
+    assert_close(peaks.appearance[..., 4:], -peaks.evidence)
+    assert not peaks.appearance[~valid].any()
+    assert find_peaks(maps).appearance is None
+
+
 def test_a_flat_empty_map_has_no_peaks():
     peaks = find_peaks(torch.zeros(1, 2, 10, 10))
     assert not peaks.valid.any()

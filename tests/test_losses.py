@@ -210,6 +210,12 @@ def test_a_perfect_detector_costs_nothing():
     assert_close(losses, {name: torch.tensor(0.0) for name in ("box_logits", "box_deltas")}, atol=1e-6, rtol=0)
 
 
+def test_a_weight_multiplies_both_of_the_detector_s_losses():
+    people, answers = targets_for([random_boxes(3, seed=1)]), random_answers()
+    whole, less = (DetectionLoss(GRID, weight=weight)(*answers, people, SIZE) for weight in (1.0, 0.3))
+    assert_close(less, {name: 0.3 * value for name, value in whole.items()})
+
+
 def test_anchors_are_matched_as_by_torchvision():
     for seed in range(5):
         people = targets_for([random_boxes(3, seed)])

@@ -380,5 +380,6 @@ def test_options_of_the_model_win_over_those_of_its_weights(tmp_path):
     metadata = {"model": QUICK, "options": method.options, "skeleton": method.skeleton.to_dict()}
     save_weights(method.model, tmp_path / "w.safetensors", metadata)
     assert load(tmp_path / "w.safetensors").method.decoder.codec.threshold == 0.4
-    changed = load(tmp_path / "w.safetensors", model_options={"peak_threshold": 0.2})
+    changed = load(tmp_path / "w.safetensors", model_options={"peak_threshold": 0.2, "box_threshold": 0.3})
     assert changed.method.decoder.codec.threshold == 0.2
+    assert changed.method.decoder.boxes.score_threshold == 0.3

@@ -222,6 +222,21 @@ def test_evidence_changes_nothing_until_it_is_learnt_and_something_then():
     assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
 
 
+def test_an_appearance_is_heard_and_must_have_as_many_features_as_the_network():
+    torch.manual_seed(0)
+    heard, (peaks, detections) = trained(appearance=6), scene()
+    torch.nn.init.normal_(heard.embed_evidence[-1].weight)
+    told = dataclasses.replace(peaks, appearance=torch.rand(*peaks.scores.shape, 6) * peaks.valid[..., None])
+    with torch.no_grad():
+        answer, untold = heard(told, detections), heard(peaks, detections)
+        static = heard(told, detections, pack=False)
+    assert (answer.chances - untold.chances)[answer.candidates.allowed].abs().max() > 0.01
+    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
+    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="5 features, this network was made for 6"):
+        heard(dataclasses.replace(told, appearance=told.appearance[..., :5]), detections)
+
+
 def test_another_box_that_claims_a_peak_is_heard():
     network, (peaks, detections) = trained(), scene(pictures=1)
     detections = dataclasses.replace(detections, valid=torch.tensor([[True, True, True, True]]))
@@ -389,6 +404,21 @@ def test_a_chain_takes_a_trained_set_assignment_as_its_part(tmp_path):
 def test_a_chain_with_an_unknown_grouping_is_refused():
     with pytest.raises(ValueError, match="grouping 'voronoi' is unknown"):
         build_method("multiposenet_lite", grouping="voronoi")
+
+
+def test_a_chain_tells_its_grouping_as_many_features_as_it_has():
+    chain = build_method(
+        "multiposenet_lite", skeleton=FIVE, grouping_options=SMALL["set_assignment"] | {"appearance": 32}
+    )
+    chain.model.eval()
+    with torch.no_grad():
+        outputs, _ = chain.model(torch.rand(1, 3, 64, 64))
+        outputs = dataclasses.replace(outputs, heatmaps=outputs.features[:, :6].contiguous())
+        peaks, _ = chain.decoder.detect(outputs)
+        assert peaks.appearance.shape[-1] == 32
+        assert len(chain.decoder(outputs)) == 1
+    with pytest.raises(ValueError, match="appearance must be 0 or merged_width"):
+        build_method("multiposenet_lite", grouping_options={"appearance": 5})
 
 
 def test_a_chain_takes_its_grouping_from_a_file_of_the_grouping_alone(tmp_path):

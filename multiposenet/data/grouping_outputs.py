@@ -113,7 +113,13 @@ class OutputSamples(TensorFields):
             zoom: standard deviation of the logarithm of a picture's scale.
             seed: fixes the pass.
             first_step: steps to leave out at the start.
+
+        Raises:
+            ValueError: pictures are to be mirrored whose peaks have an appearance: nobody knows that of their mirror
+                image.
         """
+        if flip and self.everything.peaks.appearance is not None:
+            raise ValueError(f"features cannot be mirrored: flip must be 0 where the grouping hears them, got {flip}")
         device = self.everything.somebody.device
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.randperm(len(self), generator=generator, device=device)
@@ -156,6 +162,7 @@ class OutputSamples(TensorFields):
             seen(whole.peaks.scores, 1)[:, :, :most],
             valid[:, :, :most],
             evidence,
+            None if whole.peaks.appearance is None else whole.peaks.appearance[pictures, :, :most],
         )
         return GroupingBatch(
             peaks,

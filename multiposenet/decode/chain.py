@@ -41,12 +41,14 @@ class ChainDecoder:
         boxes: finds person boxes.
         grouping: joins both to people, see ``decode.grouping``.
         skeleton: names the keypoints and says how they mirror.
+        appearance: tell the grouping what the heatmaps were predicted from where a peak is; of several views the first.
     """
 
     codec: HeatmapCodec
     boxes: BoxDecoder
     grouping: Callable[[Peaks, Detections], GroupedPeople]
     skeleton: Skeleton
+    appearance: bool = False
 
     def __call__(self, outputs: MultiPoseNetOutputs) -> list[Poses]:
         """People of each picture, best first, in pixels of the network's input."""
@@ -69,7 +71,8 @@ class ChainDecoder:
 
     def detect(self, outputs: MultiPoseNetOutputs) -> tuple[Peaks, Detections]:
         """Peaks and person boxes in pixels of the network's input."""
-        return self._peaks(outputs.heatmaps), self.boxes(outputs.box_logits, outputs.box_deltas, outputs.image_size)
+        peaks = self._peaks(outputs.heatmaps, outputs.features)
+        return peaks, self.boxes(outputs.box_logits, outputs.box_deltas, outputs.image_size)
 
     def merge(self, views: Sequence[View]) -> tuple[Peaks, Detections]:
         """Peaks and boxes that several views agree on, in pixels of the first view.
@@ -90,14 +93,15 @@ class ChainDecoder:
         together = Detections(
             *(torch.cat([getattr(p, name) for p in proposals], dim=1) for name in ("boxes", "scores", "valid"))
         )
-        return self._peaks(torch.stack(maps).mean(0)), self.boxes.suppress(together)
+        return self._peaks(torch.stack(maps).mean(0), first.features), self.boxes.suppress(together)
 
     def poses(self, peaks: Peaks, detections: Detections, image_size: tuple[int, int]) -> list[Poses]:
         """Groups peaks around boxes and sorts each picture's people by score."""
         return self.grouping(peaks, detections).to_poses(detections, self.skeleton, image_size)
 
-    def _peaks(self, heatmaps: Tensor) -> Peaks:
-        return self.codec.decode(heatmaps[:, : self.skeleton.num_keypoints].float())
+    def _peaks(self, heatmaps: Tensor, features: Tensor | None) -> Peaks:
+        heard = features.float() if self.appearance and features is not None else None
+        return self.codec.decode(heatmaps[:, : self.skeleton.num_keypoints].float(), heard)
 
 
 def _resized_maps(maps: Tensor, size: tuple[int, int], zoom: float) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 from tqdm import tqdm
 
 from multiposenet.distributed import rank, share_with_all, world_size
@@ -81,8 +82,18 @@ def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> Pictu
     keypoint, slot = (axis.numpy() for axis in peaks.valid[0].cpu().nonzero(as_tuple=True))
     xy, scores = peaks.xy[0].cpu().double().numpy(), peaks.scores[0].cpu().numpy()
     owner = peak_owners(peaks, labels, skeleton)
-    evidence = None if peaks.evidence is None else peaks.evidence[0].cpu().numpy()[keypoint, slot]
-    return PicturePeaks(xy[keypoint, slot], keypoint, owner[keypoint, slot], scores[keypoint, slot], evidence)
+
+    def told(values: Tensor | None) -> np.ndarray | None:
+        return None if values is None else values[0].cpu().numpy()[keypoint, slot]
+
+    return PicturePeaks(
+        xy[keypoint, slot],
+        keypoint,
+        owner[keypoint, slot],
+        scores[keypoint, slot],
+        told(peaks.evidence),
+        told(peaks.appearance),
+    )
 
 
 def box_owners(detections: Detections, labels: PersonLabels) -> np.ndarray:

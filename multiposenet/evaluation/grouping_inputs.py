@@ -99,7 +99,7 @@ class GroupingInput(TensorFields):
 @dataclass(frozen=True)
 class PicturePeaks:
     """Peaks of one picture as rows: xy [R, 2], keypoint [R], person [R] (-1: nobody's), scores [R], and of peaks of
-    heatmaps what all maps hold there [R, K].
+    heatmaps what all maps hold there [R, K] and what they were predicted from [R, F].
     """
 
     xy: np.ndarray
@@ -107,6 +107,7 @@ class PicturePeaks:
     person: np.ndarray
     scores: np.ndarray
     evidence: np.ndarray | None = None
+    appearance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,11 @@ def pack_input(
     most_peaks = max([1, *(np.bincount(own.keypoint, minlength=1).max() for own in peaks)])
     xy, scores = np.zeros((n, num_keypoints, most_peaks, 2), np.float32), np.zeros((n, num_keypoints, most_peaks))
     valid = np.zeros(scores.shape, bool)
-    from_maps = n > 0 and all(own.evidence is not None for own in peaks)
-    evidence = np.zeros((*scores.shape, num_keypoints), np.float32) if from_maps else None
+    of_maps: dict[str, np.ndarray] = {}
+    for name in ("evidence", "appearance"):
+        told = [getattr(own, name) for own in peaks]
+        if n > 0 and all(values is not None for values in told):
+            of_maps[name] = np.zeros((*scores.shape, told[0].shape[1]), np.float32)
     corners, box_scores = np.zeros((n, most_boxes, 4), np.float32), np.zeros((n, most_boxes))
     box_valid = np.zeros(box_scores.shape, bool)
     peak_of = np.full((n, most_people, num_keypoints), -1)
@@ -213,8 +217,8 @@ def pack_input(
         slot = np.arange(len(order)) - np.searchsorted(keypoint, keypoint)
         xy[row, keypoint, slot], scores[row, keypoint, slot] = own.xy[order], own.scores[order]
         valid[row, keypoint, slot] = True
-        if from_maps:
-            evidence[row, keypoint, slot] = own.evidence[order]
+        for name, table in of_maps.items():
+            table[row, keypoint, slot] = getattr(own, name)[order]
         owned = own.person[order] >= 0
         peak_of[row, own.person[order][owned], keypoint[owned]] = slot[owned]
         rows = np.arange(len(found.boxes))
@@ -228,7 +232,7 @@ def pack_input(
             torch.from_numpy(xy),
             torch.from_numpy(scores).float(),
             torch.from_numpy(valid),
-            torch.from_numpy(evidence) if from_maps else None,
+            **{name: torch.from_numpy(table) for name, table in of_maps.items()},
         ),
         Detections(torch.from_numpy(corners), torch.from_numpy(box_scores).float(), torch.from_numpy(box_valid)),
         torch.from_numpy(peak_of),

@@ -65,12 +65,14 @@ def build_multiposenet(
     p6_from: str = "C5",
     anchors: str = "centred",
     box_rule: str = "usual",
+    box_threshold: float | None = None,
     peak_rule: str = "usual",
     peak_threshold: float | None = None,
     peak_sigma: float | None = None,
     map_answer: str = "heights",
     peak_weight: float = 0.0,
     intermediate_weight: float = 0.25,
+    detection_weight: float = 1.0,
     grouping: str = "pose_residual",
     grouping_options: dict | None = None,
 ) -> tuple[MultiPoseNet, ChainDecoder]:
@@ -94,13 +96,19 @@ def build_multiposenet(
         p6_from: see ``models.multiposenet.Pyramid``.
         anchors: a key of ``ANCHORS``.
         box_rule: which boxes are kept, a key of ``BOX_RULES``; ``"legacy"`` also decodes sides of any length.
+        box_threshold: least score of a box; by default the rule's own.
         peak_rule: how peaks are found, a key of ``CODECS``.
         peak_threshold: least height of a peak; by default the rule's own.
         peak_sigma: width of the drawn Gaussians in cells; by default the rule's own.
         map_answer: what the keypoint subnet's maps mean, a key of ``losses.MAP_ANSWERS``.
         peak_weight, intermediate_weight: see ``losses.KeypointLoss``.
+        detection_weight: of the detector's losses, see ``losses.DetectionLoss``.
         grouping: key in ``groupings.GROUPINGS``; its network is the model's part ``prn``.
-        grouping_options: arguments of its builder; those of the pose residual network are the ``prn_*`` above.
+        grouping_options: arguments of its builder; those of the pose residual network are the ``prn_*`` above. A set
+            assignment that hears the ``appearance`` of peaks is told ``merged_width`` features.
+
+    Raises:
+        ValueError: an option has a value that it does not know or that does not fit another.
     """
     k = skeleton.num_keypoints
     codec = choose("peak_rule", peak_rule, CODECS)()
@@ -108,7 +116,8 @@ def build_multiposenet(
     codec = replace(codec, **{name: value for name, value in own.items() if value is not None})
     answer = choose("map_answer", map_answer, MAP_ANSWERS)
     grid = choose("anchors", anchors, ANCHORS)(max_log_scale=choose("box_rule", box_rule, LOG_SCALES))
-    boxes = BoxDecoder(grid, **BOX_RULES[box_rule])
+    own = {} if box_threshold is None else {"score_threshold": box_threshold}
+    boxes = BoxDecoder(grid, **BOX_RULES[box_rule] | own)
     stages = Backbone(backbone, backbone_weights)
     parts = {
         "backbone": stages,
@@ -140,15 +149,18 @@ def build_multiposenet(
         "blur": prn_blur,
         "rule": prn_rule,
     }
-    own_options = {"pose_residual": prn_options}.get(grouping, {})
-    network, group = make_grouping(grouping, skeleton, **own_options | (grouping_options or {}))
+    own_options = {"pose_residual": prn_options}.get(grouping, {}) | (grouping_options or {})
+    appearance = own_options.get("appearance", 0)
+    if appearance not in (0, merged_width):
+        raise ValueError(f"grouping_options: appearance must be 0 or merged_width ({merged_width}), got {appearance}")
+    network, group = make_grouping(grouping, skeleton, **own_options)
     model = MultiPoseNet(
         **parts,
         prn=network,
         keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight, answer=answer),
-        detection_loss=DetectionLoss(grid),
+        detection_loss=DetectionLoss(grid, weight=detection_weight),
     )
-    return model, ChainDecoder(codec, boxes, group, skeleton)
+    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0)
 
 
 FROM_SCRATCH = {

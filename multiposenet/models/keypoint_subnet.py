@@ -60,11 +60,14 @@ class KeypointSubnet(nn.Module):
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.constant_(layer.bias, start)
 
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """[K2, K3, K4, K5], each [N, channels, h_l, w_l] -> maps [N, num_maps, h_2, w_2]."""
+    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """[K2, K3, K4, K5], each [N, channels, h_l, w_l] -> maps [N, num_maps, h_2, w_2] and the features that they are
+        predicted from [N, merged, h_2, w_2].
+        """
         size = pyramid[0].shape[-2:]
         refined = [F.interpolate(d(k), size=size) for d, k in zip(self.refine, pyramid, strict=True)]
-        return self.predict(self.merge(torch.cat(refined, dim=1)))
+        merged = self.merge(torch.cat(refined, dim=1))
+        return self.predict(merged), merged
 
     def supervised(self, pyramid: list[Tensor]) -> list[Tensor]:
         """Intermediate maps of every level, upsampled to K2's size; for the training loss only."""

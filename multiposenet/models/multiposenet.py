@@ -112,12 +112,12 @@ class MultiPoseNet(nn.Module):
         """
         image_size = tuple(images.shape[-2:])
         losses: dict[str, Tensor] = {}
-        heatmaps = box_logits = box_deltas = None
+        heatmaps = box_logits = box_deltas = merged = None
         features = self.backbone((images - self.mean) / self.std)
 
         if "keypoints" in tasks:
             pyramid = self.keypoint_pyramid(features)
-            maps = self.keypoint_subnet(pyramid)
+            maps, merged = self.keypoint_subnet(pyramid)
             heatmaps = self.keypoint_loss.answer.heights(maps)
             if targets is not None:
                 supervised = self.keypoint_subnet.supervised(pyramid)
@@ -128,4 +128,4 @@ class MultiPoseNet(nn.Module):
             if targets is not None:
                 losses |= self.detection_loss(box_logits, box_deltas, targets, image_size)
 
-        return MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size), losses
+        return MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size, merged), losses

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +67,7 @@ class SetAssignment(nn.Module):
             as many tokens.
         evidence: hear what all maps hold where a peak is (``Peaks.evidence``): whether a left knee looks like a right
             one or like an elbow. For peaks of heatmaps; peaks made of labels have none.
+        appearance: hear so many features of those that the maps were predicted from (``Peaks.appearance``).
 
     Raises:
         ValueError: ``width`` is no multiple of ``heads``, or a number is not positive.
@@ -83,6 +85,7 @@ class SetAssignment(nn.Module):
         rivals: int = 2,
         hopeless: float = 3.0,
         evidence: bool = False,
+        appearance: int = 0,
     ) -> None:
         super().__init__()
         if min(width, layers, heads, expansion, candidates, rivals) < 1 or width % heads:
@@ -92,15 +95,16 @@ class SetAssignment(nn.Module):
             )
         self.num_keypoints = num_keypoints
         self.heads, self.margin, self.candidates, self.rivals = heads, margin, candidates, rivals
-        self.hopeless = hopeless
+        self.hopeless, self.evidence, self.appearance = hopeless, evidence, appearance
         self.prior = GaussianPrior(num_keypoints)
         token_features = BOX_FEATURES + OWN_FEATURES + rivals * RIVAL_FEATURES
         self.embed_token = Perceptron(Linear(token_features, width), nn.GELU(), Linear(width, width))
         self.embed_keypoint = nn.Embedding(num_keypoints, width)
         self.embed_evidence = None
-        if evidence:
+        if evidence or appearance:
+            heard = (num_keypoints if evidence else 0) + appearance
             self.embed_evidence = Perceptron(
-                Linear(num_keypoints + width, width), nn.GELU(), Linear(width, width, bias=False)
+                Linear(heard + width, width), nn.GELU(), Linear(width, width, bias=False)
             )
             # Nothing at first, so that a network that has learnt from labels can be given it.
             nn.init.zeros_(self.embed_evidence[-1].weight)
@@ -146,7 +150,7 @@ class SetAssignment(nn.Module):
         keypoints = self.embed_keypoint(found.keypoint)
         tokens = self.embed_token(found.features) + keypoints
         if self.embed_evidence is not None:
-            tokens = tokens + self.embed_evidence(torch.cat([found.evidence, keypoints], dim=-1))
+            tokens = tokens + self.embed_evidence(torch.cat([*self._heard(found), keypoints], dim=-1))
         layout = lay_out(found, self.heads)
         x = torch.cat([self.embed_box(found.box_features), tokens]).index_select(0, layout.rows)  # [places, width]
         for layer, attend in enumerate(self.among_tokens):
@@ -162,6 +166,16 @@ class SetAssignment(nn.Module):
         positions = self.prior.mean + person[..., 1:]
         person_logits = self.judge_person(x[:boxes])[:, 0]
         return CandidateScores(found, logits.log_softmax(-1), log_claims, log_nobody, positions, person_logits)
+
+    def _heard(self, found: Candidates) -> Iterator[Tensor]:
+        """[S, ...] what of the maps a token hears. Peaks of no maps have nothing to tell."""
+        if self.evidence:
+            yield found.evidence
+        if self.appearance:
+            told = found.appearance
+            if told.shape[1] not in (0, self.appearance):
+                raise ValueError(f"peaks have {told.shape[1]} features, this network was made for {self.appearance}")
+            yield told if told.shape[1] else told.new_zeros(len(told), self.appearance)
 
     def _claims(self, found: Candidates, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K, T] normalised over the boxes that have the same peak, and "nobody"."""
