@@ -93,7 +93,8 @@ def main() -> None:
     step(
         own / "finished",
         "prn_train/train.py", "--opt", ROOT / "prn_train" / "own_outputs.toml", "--weights", weights, "--data", people,
-        "--limit", LEARNT_FROM, "--val_data", "synthetic", "--flip", 0, "--precision", "bf16", "--exp", own,
+        "--limit", LEARNT_FROM, "--val_data", "synthetic", "--flip", 0, "--precision", "bf16", "--number_of_epoch", 4,
+        "--exp", own,
         processes=2,
     )  # fmt: skip
     result = own / "last.safetensors"
