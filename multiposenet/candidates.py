@@ -197,8 +197,9 @@ def collect_candidates(
         tokens.valid,
         features.T,
         box_features,
-        _evidence(peaks, tokens),
-        _appearance(peaks, tokens),
+        # Roots, because what matters is whether little is nothing.
+        _told(peaks, peaks.evidence, num_keypoints, tokens).clamp(0, 1).sqrt(),
+        _told(peaks, peaks.appearance, 0, tokens),
         rivals,
         (*detections.valid.shape, max_peaks),
         pack,
@@ -266,20 +267,12 @@ class _Tokens:
         return cls(row, keypoint, rank, place, valid, pair, row * num_pairs + pair, number)
 
 
-def _evidence(peaks: Peaks, tokens: _Tokens) -> Tensor:
-    """[S, K], see :class:`Candidates`. Roots, because what matters is whether little is nothing."""
-    if peaks.evidence is None:
-        return peaks.scores.new_zeros(len(tokens.row), peaks.scores.shape[1])
-    held = peaks.evidence.flatten(0, 2).index_select(0, tokens.number).clamp(0, 1).sqrt()
-    return torch.where(tokens.valid[:, None], held, 0.0)
-
-
-def _appearance(peaks: Peaks, tokens: _Tokens) -> Tensor:
-    """[S, F], see :class:`Candidates`."""
-    if peaks.appearance is None:
-        return peaks.scores.new_zeros(len(tokens.row), 0)
-    held = peaks.appearance.flatten(0, 2).index_select(0, tokens.number)
-    return torch.where(tokens.valid[:, None], held, 0.0)
+def _told(peaks: Peaks, values: Tensor | None, columns: int, tokens: _Tokens) -> Tensor:
+    """[S, C], what ``values`` [N, K, M, C] tell of each token's peak; so many columns of 0 where there are none."""
+    if values is None:
+        return peaks.scores.new_zeros(len(tokens.row), columns)
+    own = values.flatten(0, 2).index_select(0, tokens.number)
+    return torch.where(tokens.valid[:, None], own, 0.0)
 
 
 def _planes(points: Tensor) -> Tensor:

@@ -49,6 +49,12 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party transforms draw from the global generator
 
 
+def in_precision(name: str, device: torch.device) -> torch.autocast:
+    """A context in which networks on ``device`` calculate as ``name``, a key of ``PRECISIONS``, says."""
+    dtype = PRECISIONS[name]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     """Excludes sub-modules, e.g. ``backbone.conv1``, from training; :func:`set_training` fixes their statistics too.
 
@@ -249,13 +255,12 @@ class Trainer:
     def _take_step(self, batches: Sequence[Any]) -> None:
         """One optimiser step on the mean loss of some batches."""
         self.optimizer.zero_grad(set_to_none=True)
-        dtype = PRECISIONS[self.precision]
         step_sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             batch = batch.to(self.device, non_blocking=True)
             last = number == len(batches) - 1
             with nullcontext() if last or world_size() == 1 else self.losses.no_sync():
-                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                with in_precision(self.precision, self.device):
                     losses = self.losses(batch)
                 loss = torch.stack(list(losses.values())).sum()
                 losses = {"loss": loss, **losses}

@@ -23,13 +23,22 @@ import torch
 from torch import Tensor, nn
 
 from multiposenet.data.coco import CocoKeypoints
-from multiposenet.data.grouping_outputs import OutputSamples
+from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
 from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.distributed import is_first, process_group
-from multiposenet.engine import BEST, LAST, PRECISIONS, Trainer, cosine_schedule, freeze, seed_everything
+from multiposenet.engine import (
+    BEST,
+    LAST,
+    PRECISIONS,
+    Trainer,
+    cosine_schedule,
+    freeze,
+    in_precision,
+    seed_everything,
+)
 from multiposenet.evaluation.grouping_detections import network_input
 from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
 from multiposenet.evaluation.grouping_scores import measure_grouping
@@ -298,16 +307,17 @@ def output_lessons(
         lessons, and a function that measures the model's people on the validation pictures.
 
     Raises:
-        ValueError: there is no trained model to find anything, or it has another kind of grouping.
+        ValueError: there is no trained model to find anything, or it has another kind of grouping, or one that hears
+            what cannot be mirrored.
     """
     if kind != "set_assignment" or not isinstance(method, PoseMethod) or options.weights is None:
         raise ValueError(
             "learn_from = 'network' needs a whole model (--model) with trained --weights, and a set assignment to "
             f"start from (--init FILE); got model {options.model!r}, weights {options.weights}, grouping {kind!r}"
         )
+    check_mirroring(options.flip, method.decoder.appearance)  # before the network's pass, which takes long
     predictor = PosePredictor(method, device)
-    dtype = PRECISIONS[options.precision]
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with in_precision(options.precision, device):
         found = network_input(predictor, training)
     samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton).to(device)
     measured, truth = network_input(predictor, validation), validation.ground_truth()

@@ -5,10 +5,10 @@
 
 Draws synthetic people to disk; trains the set assignment on COCO's labels and the shared network on the drawn pictures
 in several parts (small crops, then people of all sizes; heights first, then chances); lets the set assignment hear
-what all maps hold at a peak, and teaches it that network's own peaks and boxes; measures the chain on held-out people;
-writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated. Where
-two processes train (``torchrun``), each has one thread: on two cores a third more pictures a second than one process
-with two.
+what all maps and the features below them hold at a peak, and teaches it that network's own peaks and boxes; measures
+the chain on held-out people; writes the weights with all of this in their metadata. Steps whose result lies in DIR
+already are not repeated. Where two processes train (``torchrun``), each has one thread: on two cores a third more
+pictures a second than one process with two.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def as_chances(weights: Path, out: Path) -> Path:
 
 
 def as_used(weights: Path, grouping: Path, out: Path) -> Path:
-    """The network as it will be used, with a set assignment that has learnt from labels and can hear evidence."""
+    """The network as it will be used, with a set assignment that has learnt from labels and can hear what maps hold."""
     network, learnt = build_method(weights=weights), build_grouping(weights=grouping)
     options = {name: value for name, value in network.options.items() if name not in ONLY_TRAINING}
     options |= OWN_PEAKS | {"grouping_options": learnt.options | OWN_GROUPING}

@@ -262,6 +262,25 @@ def test_the_residual_network_learns_in_half_precision(folder):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_a_grouping_that_hears_features_learns_what_its_network_finds_but_nothing_mirrored(folder, monkeypatch):
+    hearing = {"evidence": True, "appearance": 32, "width": 8, "layers": 1}
+    chain = build_method("multiposenet_lite", grouping_options=hearing, peak_threshold=0.0, box_threshold=0.0)
+    facts = {"model": chain.name, "options": chain.options, "skeleton": chain.skeleton.to_dict(), "image_size": 64}
+    save_weights(chain.model, folder / "hearing.safetensors", facts)
+    argv = ["--weights", str(folder / "hearing.safetensors"), "--learn_from", "network", "--precision", "bf16"]
+    argv += ["--synthetic_count", "4", "--val_count", "2", "--number_of_epoch", "1", "--batch_size", "4"]
+
+    result = prn_train.main([*argv, "--flip", "0", "--exp", str(folder / "hearing")])
+    learnt = build_method(weights=result).model.state_dict()
+    changed = {name for name, tensor in chain.model.state_dict().items() if not torch.equal(tensor, learnt[name])}
+    assert "prn.embed_evidence.2.weight" in changed
+    assert all(name.startswith("prn.") for name in changed)
+
+    monkeypatch.setattr(prn_train, "network_input", lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(ValueError, match="flip must be 0"):
+        prn_train.main([*argv, "--flip", "0.5", "--exp", str(folder / "mirrored")])
+
+
 def test_the_grid_and_width_of_the_residual_network_follow_the_published_option_names(folder):
     argv = ["--node_count", "16", "--coeff", "1", "--threshold", "0.3", "--window_size", "9"]
     method = build_method(weights=prn_train.main([*argv, "--exp", str(folder / "small"), *QUICK_PRN]))

@@ -25,6 +25,16 @@ NOBODY_WEIGHT = 0.3
 """Of the choices of a box that is nobody's; a detector with a low threshold has several a person."""
 
 
+def check_mirroring(flip: float, appearance: bool) -> None:
+    """Refuses to mirror pictures, with probability ``flip``, whose peaks have an appearance.
+
+    Raises:
+        ValueError: it is to be done; nobody knows the appearance in the mirror image.
+    """
+    if flip and appearance:
+        raise ValueError(f"features cannot be mirrored: flip must be 0 where the grouping hears them, got {flip}")
+
+
 @dataclass(frozen=True)
 class OutputSamples(TensorFields):
     """What a network found in I pictures, and what of it is right; see ``GroupingBatch``.
@@ -115,11 +125,9 @@ class OutputSamples(TensorFields):
             first_step: steps to leave out at the start.
 
         Raises:
-            ValueError: pictures are to be mirrored whose peaks have an appearance: nobody knows that of their mirror
-                image.
+            ValueError: see :func:`check_mirroring`.
         """
-        if flip and self.everything.peaks.appearance is not None:
-            raise ValueError(f"features cannot be mirrored: flip must be 0 where the grouping hears them, got {flip}")
+        check_mirroring(flip, self.everything.peaks.appearance is not None)
         device = self.everything.somebody.device
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.randperm(len(self), generator=generator, device=device)

@@ -116,8 +116,7 @@ def build_multiposenet(
     codec = replace(codec, **{name: value for name, value in own.items() if value is not None})
     answer = choose("map_answer", map_answer, MAP_ANSWERS)
     grid = choose("anchors", anchors, ANCHORS)(max_log_scale=choose("box_rule", box_rule, LOG_SCALES))
-    own = {} if box_threshold is None else {"score_threshold": box_threshold}
-    boxes = BoxDecoder(grid, **BOX_RULES[box_rule] | own)
+    boxes = BoxDecoder(grid, **BOX_RULES[box_rule])
     stages = Backbone(backbone, backbone_weights)
     parts = {
         "backbone": stages,
@@ -160,7 +159,7 @@ def build_multiposenet(
         keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight, answer=answer),
         detection_loss=DetectionLoss(grid, weight=detection_weight),
     )
-    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0)
+    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0).limited(box_threshold)
 
 
 FROM_SCRATCH = {

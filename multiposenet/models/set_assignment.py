@@ -129,7 +129,7 @@ class SetAssignment(nn.Module):
             pack: see ``candidates.collect_candidates``.
 
         Raises:
-            ValueError: the peaks have another number of keypoints.
+            ValueError: the peaks have another number of keypoints, or another number of features than it hears.
         """
         if peaks.scores.shape[1] != self.num_keypoints:
             raise ValueError(
