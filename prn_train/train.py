@@ -47,15 +47,18 @@ from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
-from multiposenet.runs import describe_run, open_run
+from multiposenet.runs import describe_run, open_run, with_start_of_run
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, TensorFields
 
 CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
+START = ("weights", "init")
+"""Options that name the weights a run starts from."""
+
 FREE_ON_RESUME = (
-    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "weights", "init", "label_cache"
+    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "label_cache", *START
 )  # fmt: skip
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
 
@@ -131,7 +134,7 @@ class PrnOptions:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
-    options = parse_options(PrnOptions, argv, __doc__)
+    options = with_start_of_run(parse_options(PrnOptions, argv, __doc__), START)
     with process_group(options.device) as device:
         return train(options, device)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from multiposenet.prior import GaussianPrior
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import Detections, Peaks
 
+ROOT = Path(__file__).resolve().parents[1]
 FIVE = Skeleton("five", ("head", "left_hand", "right_hand", "left_foot", "right_foot"), ((1, 2), (3, 4)))
 SMALL = {"pose_residual": {"nodes": 8, "crop": (14, 9)}, "set_assignment": {"width": 16, "layers": 2}}
 
@@ -235,6 +238,33 @@ def test_an_appearance_is_heard_and_must_have_as_many_features_as_the_network():
     assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="5 features, this network was made for 6"):
         heard(dataclasses.replace(told, appearance=told.appearance[..., :5]), detections)
+
+
+def test_a_larger_network_goes_on_from_what_a_smaller_one_has_learnt():
+    """The recipe's way to grow: the same answers at first, and all that is new can learn."""
+    grow = runpy.run_path(str(ROOT / "recipes" / "train_default.py"))["grow"]
+    small, large = trained(appearance=6), trained(appearance=6, layers=4, hearing=3)
+    torch.nn.init.zeros_(large.embed_evidence[-1].weight)  # as in a network that is new
+    tensors = {f"prn.{name}": tensor for name, tensor in small.state_dict().items()}
+    grow(torch.nn.ModuleDict({"prn": large}), tensors)
+    large.load_state_dict({name.removeprefix("prn."): tensor for name, tensor in tensors.items()})
+    peaks, detections = scene()
+    told = dataclasses.replace(peaks, appearance=torch.rand(*peaks.scores.shape, 6) * peaks.valid[..., None])
+    before, after = small(told, detections), large(told, detections)
+    assert_close(after.log_scores, before.log_scores)
+    assert_close(after.person_logits, before.person_logits)
+    (after.chances.sum() + after.person_logits.sum()).backward()
+    new_columns = {
+        large.embed_evidence[-1].weight: slice(small.embed_evidence[-1].in_features, None),
+        large.among_tokens[3].answer.weight: slice(None),
+        large.among_tokens[3].perceptron[-1].weight: slice(None),
+        large.among_boxes[2].answer.weight: slice(None),
+    }
+    for weight, new in new_columns.items():
+        assert weight[:, new].abs().max() == 0
+        assert weight.grad[:, new].abs().max() > 0
+    with pytest.raises(ValueError, match=r"no place for prn\.among_boxes\.2"):
+        grow(torch.nn.ModuleDict({"prn": small}), {f"prn.{name}": t for name, t in large.state_dict().items()})
 
 
 def test_another_box_that_claims_a_peak_is_heard():

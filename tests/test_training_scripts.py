@@ -207,6 +207,18 @@ def test_a_resumed_run_trains_only_what_is_left(folder, capsys):
     assert [(row["epoch"], row["step"]) for row in rows(run)] == [("1", "2"), ("2", "4")]
 
 
+def test_a_resumed_run_has_the_layout_of_the_weights_it_started_from_without_being_told(folder):
+    start = folder / "wide_start.safetensors"
+    method = build_method("multiposenet_lite", grouping_options={"width": 16})
+    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict(), "image_size": 96}
+    save_weights(method.model, start, facts)
+    run = folder / "from_weights"
+    train_posenet.main(["--train", "joint", *QUICK, "--weights", str(start), "--out", str(run)])
+    train_posenet.main(["--train", "joint", *QUICK, "--epochs", "2", "--resume", str(run)])
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
+    assert tomllib.loads((run / "options.toml").read_text())["weights"] == str(start)
+
+
 def test_resuming_with_other_options_is_refused_and_says_which(joint):
     with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*--opt .*options\.toml"):
         train_posenet.main(["--train", "joint", *QUICK, "--batch-size", "3", "--resume", str(joint)])

@@ -68,6 +68,7 @@ class SetAssignment(nn.Module):
         evidence: hear what all maps hold where a peak is (``Peaks.evidence``): whether a left knee looks like a right
             one or like an elbow. For peaks of heatmaps; peaks made of labels have none.
         appearance: hear so many features of those that the maps were predicted from (``Peaks.appearance``).
+        hearing: hidden width of the perceptron that hears evidence and appearance, as a multiple of ``width``.
 
     Raises:
         ValueError: ``width`` is no multiple of ``heads``, or a number is not positive.
@@ -86,12 +87,13 @@ class SetAssignment(nn.Module):
         hopeless: float = 3.0,
         evidence: bool = False,
         appearance: int = 0,
+        hearing: int = 1,
     ) -> None:
         super().__init__()
-        if min(width, layers, heads, expansion, candidates, rivals) < 1 or width % heads:
+        if min(width, layers, heads, expansion, candidates, rivals, hearing) < 1 or width % heads:
             raise ValueError(
-                "width, layers, heads, expansion, candidates and rivals must be at least 1 and width a multiple of "
-                f"heads, got {width}, {layers}, {heads}, {expansion}, {candidates}, {rivals}"
+                "width, layers, heads, expansion, candidates, rivals and hearing must be at least 1 and width a "
+                f"multiple of heads, got {width}, {layers}, {heads}, {expansion}, {candidates}, {rivals}, {hearing}"
             )
         self.num_keypoints = num_keypoints
         self.heads, self.margin, self.candidates, self.rivals = heads, margin, candidates, rivals
@@ -104,7 +106,7 @@ class SetAssignment(nn.Module):
         if evidence or appearance:
             heard = (num_keypoints if evidence else 0) + appearance
             self.embed_evidence = Perceptron(
-                Linear(heard + width, width), nn.GELU(), Linear(width, width, bias=False)
+                Linear(heard + width, hearing * width), nn.GELU(), Linear(hearing * width, width, bias=False)
             )
             # Nothing at first, so that a network that has learnt from labels can be given it.
             nn.init.zeros_(self.embed_evidence[-1].weight)
