@@ -47,10 +47,10 @@ FARTHEST_SHARE = 1.0
 """Positions are learnt up to this many box sides outside the box."""
 
 STEP = 16
-"""How many rows a box attends to is a multiple of this: whole vectors of single-precision numbers."""
+"""The length of a table is a multiple of this: whole vectors of single-precision numbers."""
 
-PADDING = 32
-"""So many rows of padding cost as much as another table of attention."""
+PADDING = 20_000
+"""So many padded pairs of places cost as much as another table of attention."""
 
 
 class SetAssignment(nn.Module):
@@ -154,15 +154,15 @@ class SetAssignment(nn.Module):
         if self.embed_evidence is not None:
             tokens = tokens + self.embed_evidence(torch.cat([*self._heard(found), keypoints], dim=-1))
         layout = lay_out(found, self.heads)
-        x = torch.cat([self.embed_box(found.box_features), tokens]).index_select(0, layout.rows)  # [places, width]
+        nobody = tokens.new_zeros(1, tokens.shape[1])
+        x = torch.cat([self.embed_box(found.box_features), tokens, nobody])  # [B + S + 1, width]
         for layer, attend in enumerate(self.among_tokens):
             x = attend(x, layout)
             if layer < len(self.among_boxes):
                 x = self.among_boxes[layer](x, layout.rivals)
-        x = x.index_select(0, layout.places)  # [B + S, width]
 
         person = self.describe_person(x[:boxes]).view(-1, self.num_keypoints, 3)
-        chosen, claimed = found.to_tables(self.score_token(x[boxes:]).T)
+        chosen, claimed = found.to_tables(self.score_token(x[boxes:-1]).T)
         logits = torch.cat([found.fit + chosen, person[..., :1] + NONE_AT_START], dim=-1)
         log_claims, log_nobody = self._claims(found, found.fit + claimed)
         positions = self.prior.mean + person[..., 1:]
@@ -268,35 +268,33 @@ class SetAssignment(nn.Module):
 
 @dataclass(frozen=True)
 class Table:
-    """Boxes that attend in one call: every box has the same number of places, one box after the other.
+    """Boxes that attend in one call, each in as many places: its own row, its tokens', then some padding.
 
     Args:
-        start, boxes, length: its places are ``start : start + boxes * length``.
-        heard: [boxes x heads, 1, reach], added to the logits of attention: 0 for a box's own rows, -inf for padding.
-            A box attends to ``reach`` places from its first on, ``length`` or a few more: whole vectors cost less.
+        boxes, length: there are boxes x length places.
+        rows: [boxes x length] long, which row is in each place; nobody's where there is padding.
+        heard: [boxes x heads, 1, length], added to the logits of attention: 0, or -inf for what is not there.
     """
 
-    start: int
     boxes: int
     length: int
+    rows: Tensor
     heard: Tensor
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How B boxes and their S tokens lie for attention: each box's own row, then its tokens', then some padding.
+    """How the rows of B boxes, of their S tokens and of nobody, in this order, are arranged where they attend.
 
     A crowd's box has fifty tokens where most have ten; so boxes with about as many stand in one table.
 
     Args:
         tables: what attends together.
-        rows: [places] long, which of the B + S rows (boxes first) is in each place; any where there is padding.
-        places: [B + S] long, the place of each row.
-        rivals: [R, places] long, places that a token's rivals have; the last, which is padding, for none.
+        places: [B + S + 1] long, the place of each row when the tables stand one after the other; nobody's is the last.
+        rivals: [R, B + S + 1] long, the rows of a token's rivals; nobody's for none.
     """
 
     tables: tuple[Table, ...]
-    rows: Tensor
     places: Tensor
     rivals: Tensor
 
@@ -308,49 +306,38 @@ def lay_out(found: Candidates, heads: int) -> Layout:
         heads: of the attention.
     """
     count, boxes, tokens = found.count, len(found.box_features), len(found.row)
-    device = count.device
+    device, nobody = count.device, boxes + tokens
+    first_token = boxes + count.cumsum(0) - count
     if found.packed:
-        longest_first = count.argsort(descending=True)
-        # Where gradients are wanted nobody's window reaches into another's: they would have to be added up.
-        whole = _reach if torch.is_grad_enabled() else int
-        shapes = _shapes([whole(1 + own) for own in count[longest_first].tolist()])
-        lengths = [length for number, length in shapes for _ in range(number)]
-        lengths = torch.tensor(lengths, dtype=torch.long, device=device)
-        first_place = torch.empty_like(count).index_copy(0, longest_first, lengths.cumsum(0) - lengths)
+        order = count.argsort(descending=True)
+        shapes = _shapes([_whole_steps(1 + own) for own in count[order].tolist()])
     else:
-        length = 1 + tokens // max(1, boxes)
-        shapes = [(boxes, length)] if boxes else []
-        first_place = torch.arange(boxes, device=device) * length
-    # The last boxes attend to places behind them too.
-    total = sum(number * length for number, length in shapes) + (STEP if boxes else 0)
-    number = torch.arange(boxes + tokens, device=device)
-    first_token = count.cumsum(0) - count
-    places = torch.cat([first_place, (first_place + 1 - first_token).index_select(0, found.row) + number[:tokens]])
-    rows = number.new_zeros(total).index_copy(0, places, number)
-
-    # Which box has a place; padding counts as that of no box.
-    box = torch.cat([number[:boxes], torch.where(found.valid, found.row, -1)])
-    owner = number.new_full((total,), -1).index_copy(0, places, box)
+        order = torch.arange(boxes, device=device)
+        shapes = [(boxes, _whole_steps(1 + tokens // boxes))] if boxes else []
+    there = torch.cat([found.valid.new_ones(boxes), found.valid, found.valid.new_zeros(1)])
     tables, start = [], 0
-    for number_of_boxes, length in shapes:
-        end = start + number_of_boxes * length
-        window = owner[start : end + STEP].unfold(0, _reach(length), length)[:number_of_boxes]
-        heard = torch.where(window == window[:, :1], 0.0, -torch.inf).repeat_interleave(heads, 0)[:, None]
-        tables.append(Table(start, number_of_boxes, length, heard))
-        start = end
+    for number, length in shapes:
+        box = order[start : start + number, None]
+        place = torch.arange(length, device=device)
+        rows = torch.where(place <= count[box], first_token[box] + place - 1, nobody)
+        rows[:, :1] = box
+        rows = rows.flatten()
+        heard = torch.where(there.index_select(0, rows), 0.0, -torch.inf).view(number, 1, length)
+        tables.append(Table(number, length, rows, heard.repeat_interleave(heads, 0)))
+        start += number
 
-    token_of = found.rivals.T  # [R, S]
-    at = places.index_select(0, (token_of + boxes).flatten()).view(token_of.shape)
-    at = torch.where(token_of >= 0, at, total - 1)
-    rivals = number.new_full((len(at), total), total - 1).index_copy(1, places[boxes:], at)
-    return Layout(tuple(tables), rows, places, rivals)
+    every = torch.cat([*(table.rows for table in tables), count.new_full((1,), nobody)])
+    places = torch.empty(nobody + 1, dtype=torch.long, device=device)
+    places = places.index_copy(0, every, torch.arange(len(every), device=device))
+    rivals = torch.where(found.rivals >= 0, found.rivals + boxes, nobody).T
+    return Layout(tuple(tables), places, F.pad(rivals, (boxes, 1), value=nobody))
 
 
 def _shapes(lengths: list[int]) -> list[tuple[int, int]]:
     """(boxes, length) of the tables for boxes of these lengths, longest first."""
     shapes, padding = [], 0
     for length in lengths:
-        padding += shapes[-1][1] - length if shapes else 0
+        padding += shapes[-1][1] ** 2 - length**2 if shapes else 0
         if not shapes or padding > PADDING:
             shapes.append((0, length))
             padding = 0
@@ -358,8 +345,7 @@ def _shapes(lengths: list[int]) -> list[tuple[int, int]]:
     return shapes
 
 
-def _reach(length: int) -> int:
-    """To how many places a box of a table attends."""
+def _whole_steps(length: int) -> int:
     return math.ceil(length / STEP) * STEP
 
 
@@ -377,27 +363,21 @@ class AmongTokens(nn.Module):
         )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x: [places, width]; the same shape comes out."""
+        """x: [B + S + 1, width]; the same shape comes out."""
         asked = self.ask(self.norm(x))
-        mixed = [self._attend(asked, table) for table in layout.tables]
-        x = x + self.answer(torch.cat([*mixed, x[sum(map(len, mixed)) :]]))  # nobody asked for the last places
+        mixed = torch.cat([*(self._attend(asked, table) for table in layout.tables), x[-1:]])  # nobody asks
+        x = x + self.answer(mixed.index_select(0, layout.places))
         return x + self.perceptron(x)
 
     def _attend(self, asked: Tensor, table: Table) -> Tensor:
-        """asked: [places, 3 x width]; gives [boxes x length, width] of one table."""
-        reach = table.heard.shape[-1]
-        end = table.start + (table.boxes - 1) * table.length + reach
-        # Every box's window of ``reach`` places, [boxes, 3 x width, reach]: views; its neighbours' rows are masked.
-        if reach == table.length:
-            windows = asked[table.start : end].unflatten(0, (table.boxes, reach)).mT
-        else:
-            windows = asked[table.start : end].unfold(0, reach, table.length)
-        parts = windows.unflatten(1, (3, self.heads, -1)).permute(1, 0, 2, 4, 3)  # [3, boxes, heads, reach, ...]
-        queries, keys, values = (part.flatten(0, 1) for part in (parts[0, :, :, : table.length], parts[1], parts[2]))
+        """asked: [B + S + 1, 3 x width]; gives [boxes x length, width] of one table."""
+        parts = asked.index_select(0, table.rows).view(table.boxes, table.length, 3, self.heads, -1)
+        parts = parts.permute(2, 0, 3, 1, 4).reshape(3, table.boxes * self.heads, table.length, -1)
+        queries, keys, values = parts.unbind()
         # PyTorch's own attention does not get quicker by a second thread on a CPU; these products do.
         logits = torch.baddbmm(table.heard, queries, keys.mT, alpha=queries.shape[-1] ** -0.5)
-        mixed = torch.bmm(logits.softmax(-1), values).unflatten(0, (table.boxes, self.heads))
-        return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+        mixed = torch.bmm(logits.softmax(-1), values).view(table.boxes, self.heads, table.length, -1)
+        return mixed.transpose(1, 2).reshape(table.boxes * table.length, -1)
 
 
 class AmongBoxes(nn.Module):
@@ -411,7 +391,7 @@ class AmongBoxes(nn.Module):
         self.answer = Linear(width, width)
 
     def forward(self, x: Tensor, rivals: Tensor) -> Tensor:
-        """x: [places, width], the last nobody's; rivals: [R, places] long, rows of x, the last for none."""
+        """x: [B + S + 1, width], the last row nobody's; rivals: [R, B + S + 1] long, rows of x."""
         asked = self.norm(x)
         messages = self.message(asked)
         messages[-1:] = 0  # nobody says nothing
