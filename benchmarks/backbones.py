@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of pictures to learn from, in COCO's layout")
     parser.add_argument("--backbones", default=",".join(BACKBONES), help="names between commas (%(default)s)")
-    parser.add_argument("--crops", type=int, default=6400, help="crops to learn from (%(default)s)")
+    parser.add_argument("--crops", type=int, default=6400, help="crops to learn from; 0: only times (%(default)s)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="in training (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="timed passes of each network (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the timed passes (%(default)s)")
@@ -60,7 +60,8 @@ def main() -> None:
     names = arguments.backbones.split(",")
     rows = {name: size_of(name) | times for name, times in forward_times(names, arguments.rounds).items()}
     for name in names:
-        rows[name] |= learn(name, arguments)
+        if arguments.crops:
+            rows[name] |= learn(name, arguments)
         print(f"{name:20s}" + "".join(f"  {key} {value:.4g}" for key, value in rows[name].items()), flush=True)
         if arguments.out:
             content = {"machine": facts, "crops": arguments.crops, "precision": arguments.precision, "rows": rows}
