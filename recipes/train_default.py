@@ -68,7 +68,7 @@ LESSONS = {
         8,
         {"peak_threshold": 0.15, "box_threshold": 0.25},
         {"candidates": 8, "layers": 4, "hearing": 4},
-        576,
+        640,
     ),
 }
 """After which parts there is a lesson. The second has higher thresholds: the first one's let through twice as many
