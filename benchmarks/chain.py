@@ -37,7 +37,7 @@ from multiposenet.methods import build_method
 from multiposenet.models.fusion import fuse_batch_norm
 from multiposenet.predictor import PosePredictor
 from multiposenet.rasterize import PersonGrid
-from multiposenet.structures import MultiPoseNetOutputs, PersonLabels, Poses
+from multiposenet.structures import MultiPoseNetOutputs, Peaks, PersonLabels, Poses
 
 CROWDS = (1, 5, 20, 30)
 RCNN_CROWDS = (1, 5, 20)
@@ -120,9 +120,9 @@ class _ClockedCodec:
     codec: object
     clock: StageClock
 
-    def decode(self, heatmaps: Tensor):
+    def decode(self, *maps: Tensor | None) -> Peaks:
         with self.clock.stage("peaks"):
-            return self.codec.decode(heatmaps)
+            return self.codec.decode(*maps)
 
 
 class Bench:
