@@ -7,9 +7,8 @@ Draws synthetic people to disk; trains the set assignment on COCO's labels and t
 in several parts (small crops, then people of all sizes; heights first, then chances); lets the set assignment hear
 what all maps and the features below them hold at a peak, and teaches it that network's own peaks and boxes; trains the
 network on and teaches a grown set assignment once more; measures the chain on held-out people; writes the weights with
-all of this in their metadata. Steps whose result lies in DIR
-already are not repeated. Where two processes train (``torchrun``), each has one thread: on two cores a third more
-pictures a second than one process with two.
+all of this in their metadata. Steps whose result lies in DIR already are not repeated. Where two processes train
+(``torchrun``), each has one thread: on two cores a third more pictures a second than one process with two.
 """
 
 from __future__ import annotations
@@ -27,13 +26,16 @@ from torch import Tensor, nn
 
 from multiposenet import checkpoint
 from multiposenet.data.sources import TRAIN_SEED, VALIDATION_SEED
-from multiposenet.methods import build_method
+from multiposenet.engine import seed_everything
+from multiposenet.groupings import PART
+from multiposenet.methods import PoseMethod, build_method
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE = 16_000
 LEARNT_FROM = 12_000
 """Pictures, of which the set assignment learns what the network finds in the second number."""
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -109,7 +111,8 @@ def main() -> None:
         "prn_train/train.py", "--opt", ROOT / "prn_train" / "set_assignment.toml", "--data", arguments.labels,
         "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
-    weights, start, learnt = grouping / "last.safetensors", "--init", grouping / "last.safetensors"
+    learnt = grouping / "last.safetensors"
+    weights, start = learnt, "--init"
     for part, processes in PARTS.items():
         run = work / f"shared_{part}"
         if part == FIRST_WITH_CHANCES:
@@ -122,8 +125,7 @@ def main() -> None:
         )  # fmt: skip
         weights, start = run / "last.safetensors", "--weights"
         if part in LESSONS:
-            weights = teach_grouping(weights, learnt, LESSONS[part], people, work / f"own_outputs_{part}")
-            learnt = weights
+            learnt = weights = teach_grouping(weights, learnt, LESSONS[part], people, work / f"own_outputs_{part}")
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", weights, "--out", evaluation)
     export(weights, work, arguments.out)
@@ -151,9 +153,7 @@ def as_chances(weights: Path, out: Path) -> Path:
         if name.startswith(("keypoint_subnet.predict.", "keypoint_subnet.supervise.")):
             tensors[name] = tensors[name] * STEEPNESS - (STEEPNESS / 2 if name.endswith("bias") else 0)
     chances.model.load_state_dict(tensors)
-    metadata = {"model": chances.name, "options": chances.options, "skeleton": chances.skeleton.to_dict()}
-    checkpoint.save_weights(chances.model, out, metadata | {"image_size": heights.metadata["image_size"]})
-    return out
+    return save(chances, heights.metadata["image_size"], out)
 
 
 def as_used(weights: Path, grouping: Path, lesson: Lesson, out: Path) -> Path:
@@ -162,33 +162,35 @@ def as_used(weights: Path, grouping: Path, lesson: Lesson, out: Path) -> Path:
     Where the lesson asks for a larger one it is grown: more hidden numbers of which nothing is heard yet, more layers
     that add nothing yet (Chen et al., Net2Net, ICLR 2016), so that it answers as before.
     """
-    network = build_method(weights=weights)
-    tensors, facts = checkpoint.load_tensors(grouping)
-    before = facts["options"].get("grouping_options", facts["options"])
-    options = {name: value for name, value in network.options.items() if name not in ONLY_TRAINING}
-    options |= lesson.thresholds | {"grouping_options": before | lesson.grouping}
-    used = build_method(network.name, skeleton=network.skeleton, **options)
-    learnt = {name: tensor.float() for name, tensor in tensors.items() if name.startswith("prn.")}
-    grow(used.model, learnt)
-    used.model.load_state_dict(network.model.state_dict() | learnt)
-    sizes = {"image_size": lesson.image_size}
-    checkpoint.save_weights(
-        used.model, out, {"model": used.name, "options": used.options, "skeleton": used.skeleton.to_dict()} | sizes
-    )
+    learnt = build_method(weights=weights, parts={PART: grouping})
+    options = {name: value for name, value in learnt.options.items() if name not in ONLY_TRAINING}
+    options |= lesson.thresholds | {"grouping_options": options["grouping_options"] | lesson.grouping}
+    seed_everything(0)  # what is new in a set assignment that has grown
+    used = build_method(learnt.name, skeleton=learnt.skeleton, **options)
+    tensors = learnt.model.state_dict()
+    grow(used.model, tensors)
+    used.model.load_state_dict(tensors)
+    return save(used, lesson.image_size, out)
+
+
+def save(method: PoseMethod, image_size: int, out: Path) -> Path:
+    """Writes weights that can be trained on or used by themselves."""
+    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict()}
+    checkpoint.save_weights(method.model, out, facts | {"image_size": image_size})
     return out
 
 
 def grow(model: nn.Module, learnt: dict[str, Tensor]) -> None:
-    """Makes what a smaller set assignment has learnt fit a larger one that is new, in place.
+    """Makes what a model with a smaller set assignment has learnt fit one whose larger one is new, in place.
 
     Args:
         model: with the new set assignment as its part ``prn``.
-        learnt: tensors of the smaller one, under the model's names.
+        learnt: tensors of the other model, under the same names.
 
     Raises:
-        ValueError: the smaller one has what the larger one lacks.
+        ValueError: the other one has what this one lacks.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("prn.")}
+    own = model.state_dict()
     if not learnt.keys() <= own.keys():
         raise ValueError(f"there is no place for {', '.join(sorted(learnt.keys() - own.keys()))}")
     adds_to_tokens = (".answer.", f".perceptron.{len(model.prn.among_tokens[0].perceptron) - 1}.")

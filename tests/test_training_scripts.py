@@ -18,7 +18,7 @@ import torch
 from torch.testing import assert_close
 
 from multiposenet.checkpoint import load_tensors, save_weights, training_states
-from multiposenet.methods import build_method
+from multiposenet.methods import PoseMethod, build_method
 from multiposenet.options import read_options_file
 from multiposenet.predictor import load
 from multiposenet.skeletons import COCO_PERSON, Skeleton
@@ -52,6 +52,12 @@ def folder() -> Iterator[Path]:
     """A folder for runs; removed afterwards, for they hold whole models."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
+
+
+def save_method(method: PoseMethod, image_size: int, file: Path) -> None:
+    """Writes weights with what it takes to load them by themselves."""
+    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict()}
+    save_weights(method.model, file, facts | {"image_size": image_size})
 
 
 def from_elsewhere(folder: Path, *argv: str) -> str:
@@ -209,14 +215,20 @@ def test_a_resumed_run_trains_only_what_is_left(folder, capsys):
 
 def test_a_resumed_run_has_the_layout_of_the_weights_it_started_from_without_being_told(folder):
     start = folder / "wide_start.safetensors"
-    method = build_method("multiposenet_lite", grouping_options={"width": 16})
-    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict(), "image_size": 96}
-    save_weights(method.model, start, facts)
+    save_method(build_method("multiposenet_lite", grouping_options={"width": 16}), 96, start)
     run = folder / "from_weights"
     train_posenet.main(["--train", "joint", *QUICK, "--weights", str(start), "--out", str(run)])
     train_posenet.main(["--train", "joint", *QUICK, "--epochs", "2", "--resume", str(run)])
     assert [row["epoch"] for row in rows(run)] == ["1", "2"]
     assert tomllib.loads((run / "options.toml").read_text())["weights"] == str(start)
+
+
+def test_resuming_a_run_whose_options_are_damaged_names_the_file(folder):
+    run = folder / "damaged"
+    run.mkdir()
+    (run / "options.toml").write_text("epochs = [")
+    with pytest.raises(SystemExit, match=r"damaged.options\.toml: not valid TOML"):
+        train_posenet.main(["--resume", str(run)])
 
 
 def test_resuming_with_other_options_is_refused_and_says_which(joint):
@@ -277,8 +289,7 @@ def test_the_residual_network_learns_in_half_precision(folder):
 def test_a_grouping_that_hears_features_learns_what_its_network_finds_but_nothing_mirrored(folder, monkeypatch):
     hearing = {"evidence": True, "appearance": 32, "width": 8, "layers": 1}
     chain = build_method("multiposenet_lite", grouping_options=hearing, peak_threshold=0.0, box_threshold=0.0)
-    facts = {"model": chain.name, "options": chain.options, "skeleton": chain.skeleton.to_dict(), "image_size": 64}
-    save_weights(chain.model, folder / "hearing.safetensors", facts)
+    save_method(chain, 64, folder / "hearing.safetensors")
     argv = ["--weights", str(folder / "hearing.safetensors"), "--learn_from", "network", "--precision", "bf16"]
     argv += ["--synthetic_count", "4", "--val_count", "2", "--number_of_epoch", "1", "--batch_size", "4"]
 

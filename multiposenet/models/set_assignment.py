@@ -290,7 +290,8 @@ class Layout:
 
     Args:
         tables: what attends together.
-        places: [B + S + 1] long, the place of each row when the tables stand one after the other; nobody's is the last.
+        places: [B + S + 1] long, the place of each row when the tables stand one after the other and one more place
+            after them; nobody's is that one or any padding, for what nobody's row becomes is never read.
         rivals: [R, B + S + 1] long, the rows of a token's rivals; nobody's for none.
     """
 
@@ -365,7 +366,7 @@ class AmongTokens(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x: [B + S + 1, width]; the same shape comes out."""
         asked = self.ask(self.norm(x))
-        mixed = torch.cat([*(self._attend(asked, table) for table in layout.tables), x[-1:]])  # nobody asks
+        mixed = torch.cat([*(self._attend(asked, table) for table in layout.tables), x[-1:]])  # nobody's
         x = x + self.answer(mixed.index_select(0, layout.places))
         return x + self.perceptron(x)
 
