@@ -92,11 +92,16 @@ def with_start_of_run(options: Any, start: Sequence[str]) -> Any:
     Args:
         options: the script's options; they have a field ``resume``.
         start: options that name weights.
+
+    Exits with a message, as :func:`open_run` does, when the options of the run cannot be read.
     """
     file = Path(options.resume or "") / "options.toml"
     if not options.resume or not file.is_file():
         return options
-    before = read_options_file(type(options), file)
+    try:
+        before = read_options_file(type(options), file)
+    except ValueError as error:
+        sys.exit(str(error))
     return dataclasses.replace(options, **{n: before[n] for n in start if n in before and not getattr(options, n)})
 
 
