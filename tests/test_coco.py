@@ -131,6 +131,15 @@ def test_people_stay_with_their_pictures_whatever_the_order_in_the_file(tmp_path
     assert [sample.image_id for sample in data] == [1, 2, 3]
 
 
+def test_a_picture_can_be_had_by_itself(tmp_path):
+    write(tmp_path, content(person(1), images=2))
+    dataset = CocoKeypoints(tmp_path, "train2017", skeleton=DOLL)
+    assert [int(dataset.image(index)[0, 0, 0]) for index in (0, 1)] == [1, 2]
+    assert_array_equal(dataset.image(1), dataset[1].image)
+    with pytest.raises(IndexError):
+        dataset.image(2)
+
+
 def test_selection_by_ids_keypoints_and_limit(tmp_path):
     people = [nobody_labelled(1, image_id=1), person(2, image_id=2), person(3, image_id=4, iscrowd=1)]
     people += [person(4, image_id=5), nobody_labelled(5, image_id=5, area=9), person(6, image_id=6)]

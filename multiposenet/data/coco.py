@@ -125,7 +125,7 @@ class CocoKeypoints(Dataset):
             ValueError: the picture has another size than the annotation file says, or a segmentation is unreadable.
         """
         index = self._position(index)
-        image = self._load(index)
+        image = self.image(index)
         labels = self.labels(index)
         rows = self._content.labels.people_of(index)
         segmentations = [self._content.segmentation(row) for row in range(rows.start, rows.stop)]
@@ -146,6 +146,30 @@ class CocoKeypoints(Dataset):
             ignore_mask=masks.ignore,
             unknown_mask=masks.unknown,
         )
+
+    def image(self, index: int) -> np.ndarray:
+        """Picture ``index`` by itself, [H, W, 3] uint8; errors as for an item, except that of a segmentation."""
+        index = self._position(index)
+        paths = [folder / self._content.file_names[index] for folder in self.picture_folders]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"picture {self._content.file_names[index]} (image {self.image_ids[index]}) is not there, looked for "
+                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
+            )
+        expected = self.image_size(index)
+        image = load_picture(path)
+        if image.shape[:2] != expected:
+            # An EXIF rotation that the annotators' tool did not apply: labels refer to the stored pixels.
+            stored = load_picture(path, upright=False)
+            if stored.shape[:2] != expected:
+                raise ValueError(
+                    f"{path}: the picture is {image.shape[0]}x{image.shape[1]} (height x width), "
+                    f"{self._content.path.name} says {expected[0]}x{expected[1]}; the labels belong to another version "
+                    "of this picture: fetch the original or correct the record"
+                )
+            image = stored
+        return image
 
     def ground_truth(self) -> dict:
         """The annotation file's content for the selected pictures and the person category, in COCO's own fields.
@@ -190,28 +214,6 @@ class CocoKeypoints(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         return int(index) % len(self)
-
-    def _load(self, index: int) -> np.ndarray:
-        paths = [folder / self._content.file_names[index] for folder in self.picture_folders]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            raise FileNotFoundError(
-                f"picture {self._content.file_names[index]} (image {self.image_ids[index]}) is not there, looked for "
-                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
-            )
-        expected = self.image_size(index)
-        image = load_picture(path)
-        if image.shape[:2] != expected:
-            # An EXIF rotation that the annotators' tool did not apply: labels refer to the stored pixels.
-            stored = load_picture(path, upright=False)
-            if stored.shape[:2] != expected:
-                raise ValueError(
-                    f"{path}: the picture is {image.shape[0]}x{image.shape[1]} (height x width), "
-                    f"{self._content.path.name} says {expected[0]}x{expected[1]}; the labels belong to another version "
-                    "of this picture: fetch the original or correct the record"
-                )
-            image = stored
-        return image
 
 
 def _find_annotations(root: Path, split: str, annotations: str | Path | None, layout: CocoFormat) -> Path:

@@ -116,16 +116,15 @@ class PersonCropDataset(Dataset):
             raise RuntimeError(f"picture {picture} ({name}): {type(error).__name__}: {error}") from error
 
     def _example(self, picture: int, person: int | None) -> dict:
-        sample = self.source[picture]
-        labels = sample.labels
+        image, labels = self._look(picture)
         if person is None:
             candidates = np.flatnonzero((labels.visibility > 0).any(1) & ~labels.crowd)
             if not len(candidates):
-                labels = _nobody(sample.image.shape[:2], self.skeleton)
+                labels = _nobody(image.shape[:2], self.skeleton)
                 candidates = np.zeros(1, int)
             person = int(candidates[int(torch.randint(len(candidates), ()))])
         window, mirrored = self.window(labels, person)
-        image = warp_image(Image.fromarray(sample.image), window, self.rule.border, self.rule.smooth)
+        image = warp_image(Image.fromarray(image), window, self.rule.border, self.rule.smooth)
         image = image if self._colours is None else self._colours(image)
         keypoints = window.keypoints_to_crop(torch.from_numpy(labels.keypoints[person]))
         visibility = torch.from_numpy(labels.visibility[person])
@@ -137,8 +136,14 @@ class PersonCropDataset(Dataset):
             "image": torch.from_numpy(np.array(image)).permute(2, 0, 1),
             "keypoints": keypoints,
             "visibility": torch.where(inside, visibility, 0).to(torch.uint8),
-            "name": sample.name,
+            "name": self.source.image_name(picture),
         }
+
+    def _look(self, picture: int) -> tuple[np.ndarray, PersonLabels]:
+        if hasattr(self.source, "image"):  # a crop needs no masks, and drawing them takes as long as cutting it
+            return self.source.image(picture), self.source.labels(picture)
+        sample = self.source[picture]
+        return sample.image, sample.labels
 
     def window(self, labels: PersonLabels, person: int) -> tuple[CropWindow, bool]:
         """The window of one person, drawn anew at each call, and whether it mirrors."""
