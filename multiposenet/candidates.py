@@ -197,8 +197,7 @@ def collect_candidates(
         tokens.valid,
         features.T,
         box_features,
-        # Roots, because what matters is whether little is nothing.
-        _told(peaks, peaks.evidence, num_keypoints, tokens).clamp(0, 1).sqrt(),
+        _evidence(peaks, tokens),
         _told(peaks, peaks.appearance, 0, tokens),
         rivals,
         (*detections.valid.shape, max_peaks),
@@ -273,6 +272,12 @@ def _told(peaks: Peaks, values: Tensor | None, columns: int, tokens: _Tokens) ->
         return peaks.scores.new_zeros(len(tokens.row), columns)
     own = values.flatten(0, 2).index_select(0, tokens.number)
     return torch.where(tokens.valid[:, None], own, 0.0)
+
+
+def _evidence(peaks: Peaks, tokens: _Tokens) -> Tensor:
+    told = _told(peaks, peaks.evidence, peaks.scores.shape[1], tokens)
+    # Roots, because what matters is whether little is nothing.
+    return told if peaks.evidence is None else told.clamp(0, 1).sqrt()
 
 
 def _planes(points: Tensor) -> Tensor:

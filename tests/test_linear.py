@@ -14,6 +14,7 @@ from multiposenet.models.linear import Linear, Perceptron
 @pytest.fixture
 def layer(monkeypatch) -> Linear:
     monkeypatch.setattr(linear, "_LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(linear, "_PREFERS_ONEDNN", linear._HAS_ONEDNN)
     torch.manual_seed(0)
     return Linear(24, 40)
 

@@ -279,20 +279,21 @@ def check_finite(peaks: Peaks, detections: Detections) -> None:
         ValueError: names the field, how many of its valid entries are not finite, and the first of them.
     """
     fields = {
-        "peaks.xy": (peaks.xy.isfinite().all(-1), peaks.valid, ("picture", "keypoint", "peak")),
-        "peaks.scores": (peaks.scores.isfinite(), peaks.valid, ("picture", "keypoint", "peak")),
-        "detections.boxes": (detections.boxes.isfinite().all(-1), detections.valid, ("picture", "box")),
-        "detections.scores": (detections.scores.isfinite(), detections.valid, ("picture", "box")),
+        "peaks.xy": (peaks.xy, peaks.valid, ("picture", "keypoint", "peak")),
+        "peaks.scores": (peaks.scores[..., None], peaks.valid, ("picture", "keypoint", "peak")),
+        "detections.boxes": (detections.boxes, detections.valid, ("picture", "box")),
+        "detections.scores": (detections.scores[..., None], detections.valid, ("picture", "box")),
     }
-    wrong = {name: valid & ~finite for name, (finite, valid, _) in fields.items()}
-    if not bool(torch.stack([where.any() for where in wrong.values()]).any()):
+    # A sum is finite only when all of its numbers are: one look tells that all is well, as nearly always.
+    if bool(sum(torch.where(valid[..., None], values, 0.0).sum() for values, valid, _ in fields.values()).isfinite()):
         return
-    for name, where in wrong.items():
+    for name, (values, valid, axes) in fields.items():
+        where = valid & ~values.isfinite().all(-1)
         if bool(where.any()):
             place = ", ".join(
-                f"{axis} {index}" for axis, index in zip(fields[name][2], where.nonzero()[0].tolist(), strict=True)
+                f"{axis} {index}" for axis, index in zip(axes, where.nonzero()[0].tolist(), strict=True)
             )
             raise ValueError(
-                f"{name}: {int(where.sum())} of {int(fields[name][1].sum())} valid entries are not finite, the first "
+                f"{name}: {int(where.sum())} of {int(valid.sum())} valid entries are not finite, the first "
                 f"at {place}; what came before grouping (network, heatmaps, boxes) gave them"
             )

@@ -153,7 +153,7 @@ class SetAssignment(nn.Module):
         tokens = self.embed_token(found.features) + keypoints
         if self.embed_evidence is not None:
             tokens = tokens + self.embed_evidence(torch.cat([*self._heard(found), keypoints], dim=-1))
-        layout = lay_out(found, self.heads)
+        layout = lay_out(found)
         nobody = tokens.new_zeros(1, tokens.shape[1])
         x = torch.cat([self.embed_box(found.box_features), tokens, nobody])  # [B + S + 1, width]
         for layer, attend in enumerate(self.among_tokens):
@@ -273,7 +273,7 @@ class Table:
     Args:
         boxes, length: there are boxes x length places.
         rows: [boxes x length] long, which row is in each place; nobody's where there is padding.
-        heard: [boxes x heads, 1, length], added to the logits of attention: 0, or -inf for what is not there.
+        heard: [boxes, 1, 1, length], added to the logits of attention: 0, or -inf for what is not there.
     """
 
     boxes: int
@@ -290,8 +290,8 @@ class Layout:
 
     Args:
         tables: what attends together.
-        places: [B + S + 1] long, the place of each row when the tables stand one after the other and one more place
-            after them; nobody's is that one or any padding, for what nobody's row becomes is never read.
+        places: [B + S + 1] long, the place of each row when the tables stand one after the other; nobody's is any, for
+            what nobody's row becomes is never read.
         rivals: [R, B + S + 1] long, the rows of a token's rivals; nobody's for none.
     """
 
@@ -300,12 +300,8 @@ class Layout:
     rivals: Tensor
 
 
-def lay_out(found: Candidates, heads: int) -> Layout:
-    """Puts boxes with about as many tokens into a table; all boxes into one when they are not packed.
-
-    Args:
-        heads: of the attention.
-    """
+def lay_out(found: Candidates) -> Layout:
+    """Puts boxes with about as many tokens into a table; all boxes into one when they are not packed."""
     count, boxes, tokens = found.count, len(found.box_features), len(found.row)
     device, nobody = count.device, boxes + tokens
     first_token = boxes + count.cumsum(0) - count
@@ -318,17 +314,18 @@ def lay_out(found: Candidates, heads: int) -> Layout:
     there = torch.cat([found.valid.new_ones(boxes), found.valid, found.valid.new_zeros(1)])
     tables, start = [], 0
     for number, length in shapes:
-        box = order[start : start + number, None]
+        box = order[start : start + number]
         place = torch.arange(length, device=device)
-        rows = torch.where(place <= count[box], first_token[box] + place - 1, nobody)
-        rows[:, :1] = box
+        own, first = (of_box.index_select(0, box)[:, None] for of_box in (count, first_token))
+        rows = torch.where(place <= own, first + place - 1, nobody)
+        rows[:, 0] = box
         rows = rows.flatten()
-        heard = torch.where(there.index_select(0, rows), 0.0, -torch.inf).view(number, 1, length)
-        tables.append(Table(number, length, rows, heard.repeat_interleave(heads, 0)))
+        heard = torch.where(there.index_select(0, rows), 0.0, -torch.inf).view(number, 1, 1, length)
+        tables.append(Table(number, length, rows, heard))
         start += number
 
-    every = torch.cat([*(table.rows for table in tables), count.new_full((1,), nobody)])
-    places = torch.empty(nobody + 1, dtype=torch.long, device=device)
+    every = torch.cat([table.rows for table in tables]) if tables else count
+    places = torch.zeros(nobody + 1, dtype=torch.long, device=device)
     places = places.index_copy(0, every, torch.arange(len(every), device=device))
     rivals = torch.where(found.rivals >= 0, found.rivals + boxes, nobody).T
     return Layout(tuple(tables), places, F.pad(rivals, (boxes, 1), value=nobody))
@@ -365,20 +362,23 @@ class AmongTokens(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x: [B + S + 1, width]; the same shape comes out."""
+        if not layout.tables:
+            return x
         asked = self.ask(self.norm(x))
-        mixed = torch.cat([*(self._attend(asked, table) for table in layout.tables), x[-1:]])  # nobody's
+        mixed = torch.cat([self._attend(asked, table) for table in layout.tables])
         x = x + self.answer(mixed.index_select(0, layout.places))
         return x + self.perceptron(x)
 
     def _attend(self, asked: Tensor, table: Table) -> Tensor:
         """asked: [B + S + 1, 3 x width]; gives [boxes x length, width] of one table."""
         parts = asked.index_select(0, table.rows).view(table.boxes, table.length, 3, self.heads, -1)
-        parts = parts.permute(2, 0, 3, 1, 4).reshape(3, table.boxes * self.heads, table.length, -1)
-        queries, keys, values = parts.unbind()
-        # PyTorch's own attention does not get quicker by a second thread on a CPU; these products do.
-        logits = torch.baddbmm(table.heard, queries, keys.mT, alpha=queries.shape[-1] ** -0.5)
-        mixed = torch.bmm(logits.softmax(-1), values).view(table.boxes, self.heads, table.length, -1)
-        return mixed.transpose(1, 2).reshape(table.boxes * table.length, -1)
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind()
+        # In single precision: learning through attention in half of it takes a CPU three times as long.
+        with torch.autocast(asked.device.type, enabled=False):
+            mixed = F.scaled_dot_product_attention(
+                queries.float(), keys.float(), values.float(), attn_mask=table.heard.float()
+            )
+        return mixed.to(asked.dtype).transpose(1, 2).reshape(table.boxes * table.length, -1)
 
 
 class AmongBoxes(nn.Module):
