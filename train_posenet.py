@@ -46,7 +46,7 @@ from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
 from multiposenet.options import option, parse_model_options, parse_options, parse_pairs
 from multiposenet.predictor import PosePredictor
-from multiposenet.runs import describe_run, open_run, watch_in_tensorboard, with_start_of_run
+from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 
 OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
@@ -55,13 +55,10 @@ OPTIMIZERS = {
     "muon": MuonAdamW,
 }
 
-START = ("weights", "backbone_weights", "init")
-"""Options that name the weights a run starts from."""
-
 FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
     *("tensorboard", "cache"),
-    *START,
+    *("weights", "backbone_weights", "init"),
 )
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
 
@@ -126,7 +123,7 @@ class TrainOptions:
     seed: int = option(0, "random seed")
     device: str | None = option(None, "default: a GPU when there is one")
     out: str | None = option(None, "run folder; default runs/train, numbered", aliases=("exp",))
-    resume: str | None = option(None, "run folder to go on with; give its options.toml by --opt first")
+    resume: str | None = option(None, "run folder to go on with, with its options")
 
     def __post_init__(self) -> None:
         if self.scale is not None and len(self.scale) != 2:
@@ -135,7 +132,7 @@ class TrainOptions:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
-    options = with_start_of_run(parse_options(TrainOptions, argv, __doc__), START)
+    options = parse_options(TrainOptions, argv, __doc__)
     with process_group(options.device) as device:
         seed_everything(options.seed)
         given = parse_model_options(options.model_options)

@@ -1,7 +1,8 @@
 """Options of the training scripts: a frozen dataclass, a TOML file over it, flags over that.
 
 ``--opt`` alone prints the resolved options and goes on; ``--opt FILE.toml`` loads a file at that place of the command
-line, so that what stands after it wins. Unknown flags and unknown keys are errors, nothing is abbreviated.
+line, so that what stands after it wins. ``--resume FOLDER`` puts the options of an earlier run (``options.toml`` in its
+folder) in the place of the defaults. Unknown flags and unknown keys are errors, nothing is abbreviated.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+
+OPTIONS_FILE = "options.toml"
+"""What a run was started with, in its folder."""
 
 
 def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = ()) -> Any:
@@ -106,7 +110,7 @@ def check_same_run(options: Any, folder: Path, free: Sequence[str]) -> None:
         FileNotFoundError: the folder holds no ``options.toml``.
         ValueError: names the fields that differ and what to do.
     """
-    path = folder / "options.toml"
+    path = folder / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; --resume takes the folder of an earlier run")
     before = type(options)(**read_options_file(type(options), path))
@@ -117,7 +121,7 @@ def check_same_run(options: Any, folder: Path, free: Sequence[str]) -> None:
     ]
     if changed:
         differences = "; ".join(changed)
-        raise ValueError(f"--resume {folder}: options differ from that run's ({differences}); give --opt {path} first")
+        raise ValueError(f"--resume {folder}: options differ from that run's ({differences}); leave these out")
 
 
 def _checked(f: dataclasses.Field, kind: _Kind, value: Any, name: str) -> Any:
@@ -166,6 +170,10 @@ def parse_options(kind: type[Options], argv: Sequence[str] | None = None, descri
             reader = _reader(f, field_kind, name)
             metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else name.upper()
             parser.add_argument(*flags, type=reader, metavar=metavar, **shared)
+    try:
+        parser.set_defaults(**_options_of_earlier_run(kind, argv))
+    except ValueError as error:
+        parser.error(str(error))
     namespace = vars(parser.parse_args(argv))
     print_options = namespace.pop("print_options", False)
     try:
@@ -175,6 +183,15 @@ def parse_options(kind: type[Options], argv: Sequence[str] | None = None, descri
     if print_options:
         print(to_toml(options), end="")
     return options
+
+
+def _options_of_earlier_run(kind: type, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Those of the run that ``--resume`` names anywhere on the command line; none when there is no such run."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--resume", nargs="?")
+    folder = finder.parse_known_args(argv)[0].resume
+    file = Path(folder or "") / OPTIONS_FILE
+    return read_options_file(kind, file) if folder and file.is_file() else {}
 
 
 def _reader(f: dataclasses.Field, kind: _Kind, name: str):

@@ -17,7 +17,8 @@ import torch
 import torchvision
 
 from multiposenet.distributed import is_first, share_from_first, world_size
-from multiposenet.options import check_same_run, read_options_file, to_toml
+from multiposenet.options import OPTIONS_FILE, check_same_run, to_toml
+from multiposenet.whole_files import written_whole
 
 
 def new_run_folder(root: str | Path, name: str) -> Path:
@@ -80,29 +81,9 @@ def open_run(options: Any, kind: str, out: str | None, free_on_resume: Sequence[
     else:
         folder = share_from_first(open_run_folder(out, kind) if is_first() else None)
     if is_first():
-        (folder / "options.toml").write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
+        with written_whole(folder / OPTIONS_FILE) as path:
+            path.write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
     return folder
-
-
-def with_start_of_run(options: Any, start: Sequence[str]) -> Any:
-    """The options of a run to resume, with the weights that it started from where they do not name others.
-
-    What weights are made for (``grouping_options``, say) comes with them, so a resumed run needs them as the first did.
-
-    Args:
-        options: the script's options; they have a field ``resume``.
-        start: options that name weights.
-
-    Exits with a message, as :func:`open_run` does, when the options of the run cannot be read.
-    """
-    file = Path(options.resume or "") / "options.toml"
-    if not options.resume or not file.is_file():
-        return options
-    try:
-        before = read_options_file(type(options), file)
-    except ValueError as error:
-        sys.exit(str(error))
-    return dataclasses.replace(options, **{n: before[n] for n in start if n in before and not getattr(options, n)})
 
 
 def describe_run(folder: Path, options: Any, **facts: Any) -> None:

@@ -47,18 +47,15 @@ from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
 from multiposenet.predictor import PosePredictor
-from multiposenet.runs import describe_run, open_run, with_start_of_run
+from multiposenet.runs import describe_run, open_run
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, TensorFields
 
 CELLS = (28, 18)
 """Grid cells (h, w) per unit of ``coeff``."""
 
-START = ("weights", "init")
-"""Options that name the weights a run starts from."""
-
 FREE_ON_RESUME = (
-    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "label_cache", *START
+    "resume", "exp", "number_of_epoch", "num_workers", "device", "validate_every", "label_cache", "weights", "init"
 )  # fmt: skip
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
 
@@ -129,12 +126,12 @@ class PrnOptions:
     seed: int = option(0, "random seed")
     device: str | None = option(None, "default: a GPU when there is one")
     exp: str | None = option(None, "run folder; default runs/prn, numbered", aliases=("out",))
-    resume: str | None = option(None, "run folder to go on with; give its options.toml by --opt first")
+    resume: str | None = option(None, "run folder to go on with, with its options")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by command line; returns the file of the weights that came out."""
-    options = with_start_of_run(parse_options(PrnOptions, argv, __doc__), START)
+    options = parse_options(PrnOptions, argv, __doc__)
     with process_group(options.device) as device:
         return train(options, device)
 

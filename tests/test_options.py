@@ -25,6 +25,7 @@ class Brew:
     water_temperature: int | None = option(None, "degrees; default by leaf")
     steps: tuple[float, ...] = option((1.0, 2.0), "minutes of each infusion")
     guests: tuple[str, ...] = option((), "names")
+    resume: str | None = option(None, "folder of an earlier brew")
 
     def __post_init__(self) -> None:
         if self.cups > 9:
@@ -112,6 +113,22 @@ def test_of_two_files_the_later_wins_where_both_speak(tmp_path):
     first = write(tmp_path / "a.toml", "cups = 5\ngrams = 7.0")
     second = write(tmp_path / "b.toml", "cups = 6")
     assert parse_options(Brew, ["--opt", first, "--opt", second]) == Brew(cups=6, grams=7.0)
+
+
+def test_the_options_of_a_run_to_resume_are_the_defaults_wherever_on_the_line_it_is_named(tmp_path):
+    write(tmp_path / "options.toml", "cups = 3\nmilk = true")
+    other = write(tmp_path / "other.toml", "milk = false")
+    expected = Brew(cups=4, milk=True, resume=str(tmp_path))
+    assert parse_options(Brew, ["--resume", str(tmp_path), "--cups", "4"]) == expected
+    assert parse_options(Brew, ["--cups", "4", f"--resume={tmp_path}"]) == expected
+    assert parse_options(Brew, ["--opt", other, "--resume", str(tmp_path)]).cups == 3
+    assert not parse_options(Brew, ["--opt", other, "--resume", str(tmp_path)]).milk
+    assert parse_options(Brew, ["--resume", str(tmp_path / "nowhere")]) == Brew(resume=str(tmp_path / "nowhere"))
+
+
+def test_a_run_to_resume_with_unreadable_options_is_an_error_that_names_the_file(tmp_path, capsys):
+    write(tmp_path / "options.toml", "cups = [")
+    assert f"{tmp_path / 'options.toml'}: not valid TOML" in refused(capsys, "--resume", str(tmp_path))
 
 
 def test_a_file_may_use_aliases_and_hyphens(tmp_path):

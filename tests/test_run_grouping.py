@@ -56,7 +56,7 @@ def test_a_set_assignment_is_trained_by_itself_and_says_what_it_is(trained):
 
 def test_a_set_assignment_s_run_can_be_resumed(trained, capsys):
     run = trained.parent
-    train.main(["--opt", str(run / "options.toml"), "--number_of_epoch", "2", "--resume", str(run)])
+    train.main(["--number_of_epoch", "2", "--resume", str(run)])
     assert "epoch 2/2" in capsys.readouterr().out
 
 

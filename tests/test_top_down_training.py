@@ -73,7 +73,7 @@ def test_the_weights_say_what_they_are_and_load_by_themselves(trained):
 
 
 def test_training_goes_on_where_it_was(trained, tmp_path):
-    train_posenet.main(["--opt", str(trained / "options.toml"), "--epochs", "2", "--resume", str(trained)])
+    train_posenet.main(["--epochs", "2", "--resume", str(trained)])
     assert [row["step"] for row in rows(trained)] == ["2", "4"]
 
 

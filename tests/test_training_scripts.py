@@ -207,32 +207,33 @@ def test_a_resumed_run_trains_only_what_is_left(folder, capsys):
     run = folder / "again"
     train_posenet.main(["--train", "joint", *QUICK, "--out", str(run)])
     (first,) = rows(run)
-    train_posenet.main(["--opt", str(run / "options.toml"), "--epochs", "2", "--resume", str(run)])
+    train_posenet.main(["--epochs", "2", "--resume", str(run)])
     assert "epoch 1/2" not in capsys.readouterr().out
     assert rows(run)[0] == first
     assert [(row["epoch"], row["step"]) for row in rows(run)] == [("1", "2"), ("2", "4")]
 
 
-def test_a_resumed_run_has_the_layout_of_the_weights_it_started_from_without_being_told(folder):
+def test_a_resumed_run_has_the_layout_of_the_weights_it_started_from(folder):
     start = folder / "wide_start.safetensors"
     save_method(build_method("multiposenet_lite", grouping_options={"width": 16}), 96, start)
     run = folder / "from_weights"
     train_posenet.main(["--train", "joint", *QUICK, "--weights", str(start), "--out", str(run)])
-    train_posenet.main(["--train", "joint", *QUICK, "--epochs", "2", "--resume", str(run)])
+    train_posenet.main(["--resume", str(run), "--epochs", "2"])
     assert [row["epoch"] for row in rows(run)] == ["1", "2"]
     assert tomllib.loads((run / "options.toml").read_text())["weights"] == str(start)
 
 
-def test_resuming_a_run_whose_options_are_damaged_names_the_file(folder):
+def test_resuming_a_run_whose_options_are_damaged_names_the_file(folder, capsys):
     run = folder / "damaged"
     run.mkdir()
     (run / "options.toml").write_text("epochs = [")
-    with pytest.raises(SystemExit, match=r"damaged.options\.toml: not valid TOML"):
+    with pytest.raises(SystemExit):
         train_posenet.main(["--resume", str(run)])
+    assert "damaged/options.toml: not valid TOML" in capsys.readouterr().err
 
 
 def test_resuming_with_other_options_is_refused_and_says_which(joint):
-    with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*--opt .*options\.toml"):
+    with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*leave these out"):
         train_posenet.main(["--train", "joint", *QUICK, "--batch-size", "3", "--resume", str(joint)])
 
 
@@ -246,7 +247,7 @@ def test_resuming_between_the_phases_goes_on_with_the_second(folder, separate, c
     text = (interrupted / "options.toml").read_text().replace('train = "keypoints"', 'train = "separate"')
     (interrupted / "options.toml").write_text(text)
     capsys.readouterr()
-    train_posenet.main(["--opt", str(interrupted / "options.toml"), "--resume", str(interrupted)])
+    train_posenet.main(["--resume", str(interrupted)])
     assert capsys.readouterr().out.count("epoch 1/1") == 1
     resumed, _ = load_tensors(interrupted / "best.safetensors")
     assert_close(resumed, load_tensors(separate / "best.safetensors")[0])
@@ -271,8 +272,8 @@ def test_the_residual_network_s_weights_say_where_they_come_from(joint, residual
 
 
 def test_the_residual_network_s_run_can_be_resumed(folder, joint, residual):
-    argv = ["--opt", str(residual / "options.toml"), "--weights", str(joint / "best.safetensors")]
-    prn_train.main([*argv, "--number_of_epoch", "2", "--resume", str(residual)])
+    # The run named its weights from where it was started, which is another folder than this one.
+    prn_train.main(["--number_of_epoch", "2", "--resume", str(residual), "--weights", str(joint / "best.safetensors")])
     assert [row["epoch"] for row in rows(residual)] == ["1", "2"]
 
 
