@@ -109,7 +109,7 @@ def main() -> None:
     step(
         grouping / "finished",
         "prn_train/train.py", "--opt", ROOT / "prn_train" / "set_assignment.toml", "--data", arguments.labels,
-        "--label_cache", work / "labels", "--exp", grouping,
+        "--layers", 3, "--number_of_epoch", 6, "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
     learnt = grouping / "last.safetensors"
     weights, start = learnt, "--init"
