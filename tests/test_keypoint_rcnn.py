@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.ops import roi_align
 
-from multiposenet.families.one_stage import build_keypoint_rcnn
+from multiposenet.families.one_stage import build_keypoint_rcnn, build_onestage
 from multiposenet.models.keypoint_rcnn import ExpandedBoxPool, GlobalContext, OneStageKeypointHead, reference_name
 from multiposenet.models.keypoint_rcnn_heads import KeypointHead
 from multiposenet.models.norms import NORMS, replace_norms
@@ -53,6 +53,20 @@ def small_model(skeleton: Skeleton = COCO_PERSON, **options) -> nn.Module:
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     return small_model().eval()
+
+
+def test_boxes_are_enlarged_alike_for_pooling_and_for_heatmaps():
+    small = {"backbone": "resnet16_w32", "head_width": 32}
+    for model, decoder in (build_onestage(COCO_PERSON, **small), build_onestage(COCO_PERSON, expansion=1.6, **small)):
+        assert model.keypoint_pool.expansion == model.codec.expansion == decoder.codec.expansion
+    assert decoder.codec.expansion == 1.6
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.5, 1), (0.7, 2)])
+def test_how_close_two_people_s_boxes_may_be_is_an_option(threshold, found):
+    detector = small_model(nms_threshold=threshold).detector
+    boxes = torch.tensor([[0.0, 0, 50, 100], [10, 0, 60, 100]])  # an IoU of 2/3
+    assert len(detector._suppress(boxes, torch.tensor([0.9, 0.8]), (200, 200), 0.05, 10)[0]) == found
 
 
 def pictures(n: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:

@@ -50,6 +50,7 @@ def build_keypoint_rcnn(
     box_batch: int = 512,
     keypoint_boxes: int | None = None,
     score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
     max_people: int = 100,
     rescored: bool = False,
     refined: bool = False,
@@ -68,7 +69,7 @@ def build_keypoint_rcnn(
         norm: of the backbone, a key of ``NORMS``: ``"frozen"`` for weights that were trained before; ``"group"`` from
             scratch, then of the pyramid too (He et al., Rethinking ImageNet pre-training, ICCV 2019).
         pixel_rule: a key of ``PIXEL_CENTRES``.
-        proposals, anchor_batch, box_batch, score_threshold, max_people: see ``DetectorRule``.
+        proposals, anchor_batch, box_batch, score_threshold, nms_threshold, max_people: see ``DetectorRule``.
         keypoint_boxes: see ``models.keypoint_rcnn.KeypointRCNN``.
         rescored, oks_nms: see ``decode.rois.RoiDecoder``.
         refined: see ``roi_heatmaps.RoiCodec``.
@@ -79,7 +80,7 @@ def build_keypoint_rcnn(
     if backbone_weights is not None and norm == "group":
         raise ValueError("backbone_weights were trained with batch normalisation: take norm='frozen' or 'batch'")
     codec = RoiCodec(expansion, choose("pixel_rule", pixel_rule, PIXEL_CENTRES), refined)
-    rule = DetectorRule(tuple(proposals), anchor_batch, box_batch, score_threshold, max_people=max_people)
+    rule = DetectorRule(tuple(proposals), anchor_batch, box_batch, score_threshold, nms_threshold, max_people)
     stages = Backbone(backbone, backbone_weights)
     replace_norms(stages, choose("norm", norm, NORMS))
     keypoint_head = head(skeleton.num_keypoints, CHANNELS, head_width)
@@ -96,9 +97,11 @@ def keypoint_rcnn_resnet50(skeleton: Skeleton, **options) -> tuple[KeypointRCNN,
     return build_keypoint_rcnn(skeleton, **{"backbone": "resnet50", "pool": pool, "head": KeypointHead} | options)
 
 
-def build_onestage(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
+def build_onestage(
+    skeleton: Skeleton, expansion: float = EXPANSION, **options
+) -> tuple[KeypointRCNN, RoiDecoder]:
     """The One-Stage network: enlarged boxes pooled from P2, Global Context Modules in the head."""
-    own = {"pool": ExpandedBoxPool(), "head": OneStageKeypointHead, "expansion": EXPANSION}
+    own = {"pool": ExpandedBoxPool(expansion), "head": OneStageKeypointHead, "expansion": expansion}
     return build_keypoint_rcnn(skeleton, **own | options)
 
 
