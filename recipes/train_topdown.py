@@ -25,6 +25,8 @@ from multiposenet.methods import build_method
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
+PARTS = ("default", "more")
+"""Trained one after the other, each from the weights of the one before, with ``recipes/topdown_PART.toml``."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -45,13 +47,17 @@ def main() -> None:
         "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
         "--people", "0-8", "--workers", 2,
     )  # fmt: skip
-    run = work / NAME
-    step(
-        run / "finished",
-        "train_posenet.py", "--opt", ROOT / "recipes" / "topdown_default.toml", "--data", people, "--out", run,
-        "--model_options", f"backbone_weights={arguments.backbone}",
-    )  # fmt: skip
-    weights, evaluation = run / "last.safetensors", work / f"{NAME}_evaluation"
+    start: tuple[object, ...] = ("--model_options", f"backbone_weights={arguments.backbone}")
+    for part in PARTS:
+        run = work / f"{NAME}_{part}"
+        step(
+            run / "finished",
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"topdown_{part}.toml", "--data", people, "--out", run,
+            *start,
+        )  # fmt: skip
+        weights = run / "last.safetensors"
+        start = ("--weights", weights)
+    evaluation = work / f"{NAME}_evaluation"
     step(
         evaluation / "metrics.json",
         "evaluate/run_coco.py", "--weights", weights, "--boxes", "gt", "--out", evaluation,

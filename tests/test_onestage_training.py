@@ -71,13 +71,6 @@ def test_the_rate_falls_by_a_tenth_twice():
     assert STEPS == (210 / 270, 250 / 270)
 
 
-@pytest.mark.parametrize("name", ["onestage", "eight_onestage", "eight_onestage_large"])
-def test_recipes_name_options_that_exist(name):
-    values = read_options_file(train_posenet.TrainOptions, ROOT / "recipes" / f"{name}.toml")
-    options = train_posenet.TrainOptions(**values)
-    assert options.model == "onestage_resnet50"
-
-
 def test_the_published_recipe_takes_the_published_number_of_steps():
     values = read_options_file(train_posenet.TrainOptions, ROOT / "recipes" / "onestage.toml")
     assert values["epochs"] * values["epoch_size"] // values["batch_size"] == 2_160_000

@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from multiposenet.groupings import GROUPINGS
+from multiposenet.methods import list_models
 from multiposenet.options import option, parse_options, read_options_file, to_toml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from train_posenet import TrainOptions  # noqa: E402
+
+SETTINGS = sorted(file for folder in ("prn_train", "recipes") for file in (ROOT / folder).glob("*.toml"))
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,13 @@ def test_the_option_names_of_the_public_implementations_are_accepted(prn_options
     argv = [text for name, value in expected.items() for text in (f"--{name}", str(value))]
     options = dataclasses.asdict(parse_options(prn_options, argv))
     assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)
+def test_every_file_of_settings_can_be_read_and_names_a_model(prn_options, file):
+    kind = prn_options if file.parent.name == "prn_train" or file.stem.endswith("_prn") else TrainOptions
+    options = kind(**read_options_file(kind, file))
+    assert options.model is None or options.model in [*list_models(), *GROUPINGS]
 
 
 def test_the_published_settings_of_the_residual_network_can_be_read(prn_options):
