@@ -140,7 +140,7 @@ class PersonCropDataset(Dataset):
         }
 
     def _look(self, picture: int) -> tuple[np.ndarray, PersonLabels]:
-        if hasattr(self.source, "image"):  # a crop needs no masks, and drawing them takes as long as cutting it
+        if hasattr(self.source, "image"):  # a crop needs no masks, and drawing them takes longer than cutting it
             return self.source.image(picture), self.source.labels(picture)
         sample = self.source[picture]
         return sample.image, sample.labels

@@ -371,13 +371,12 @@ class AmongTokens(nn.Module):
 
     def _attend(self, asked: Tensor, table: Table) -> Tensor:
         """asked: [B + S + 1, 3 x width]; gives [boxes x length, width] of one table."""
-        parts = asked.index_select(0, table.rows).view(table.boxes, table.length, 3, self.heads, -1)
+        # In single precision at least: learning through attention in half of it takes a CPU three times as long.
+        precision = torch.promote_types(asked.dtype, torch.float32)
+        parts = asked.index_select(0, table.rows).to(precision).view(table.boxes, table.length, 3, self.heads, -1)
         queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind()
-        # In single precision: learning through attention in half of it takes a CPU three times as long.
         with torch.autocast(asked.device.type, enabled=False):
-            mixed = F.scaled_dot_product_attention(
-                queries.float(), keys.float(), values.float(), attn_mask=table.heard.float()
-            )
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=table.heard.to(precision))
         return mixed.to(asked.dtype).transpose(1, 2).reshape(table.boxes * table.length, -1)
 
 
