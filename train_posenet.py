@@ -21,14 +21,15 @@ from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from multiposenet.box_sources import label_boxes
 from multiposenet.checkpoint import training_states
 from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
 from multiposenet.data.picture_cache import CachedSamples
-from multiposenet.data.sources import LAYOUTS, SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset
+from multiposenet.data.sources import LAYOUTS, SELECTION_SEED, SYNTHETIC, SYNTHETIC_KINDS, TRAIN_SEED, open_dataset
+from multiposenet.data.whole_image import SampleSource
 from multiposenet.distributed import is_first, process_group, synchronise_batch_norm, wait_for_all
 from multiposenet.engine import (
     BEST,
@@ -78,14 +79,18 @@ class TrainOptions:
     weights: str | None = option(None, "weights to start from: a whole model's file")
     backbone_weights: str | None = option(None, "'imagenet' or a torchvision state dict, for the backbone only")
     init: tuple[str, ...] = option((), "parts to take from other files, e.g. prn=runs/prn/best.safetensors")
-    data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout", aliases=("cocopath",))
+    data: str = option(
+        SYNTHETIC,
+        "'synthetic', 'synthetic_coco', a folder in COCO's layout, or several with commas",
+        aliases=("cocopath",),
+    )
     format: str = option("coco", "how the folders' files are laid out", tuple(LAYOUTS))
     split: str = option("train2017", "training split of the folder")
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(100_000, "size of the synthetic training set")
     epoch_size: int | None = option(None, "pictures an epoch, drawn at random; default all (4000 for synthetic data)")
     cache: str | None = option(None, "folder to keep decoded and resized training pictures in")
-    val_data: str | None = option(None, "validation data; default the same as --data")
+    val_data: str | None = option(None, "validation data; default the first of --data")
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(100, "size of the synthetic validation set")
@@ -128,6 +133,11 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"scale must be two numbers, low,high; got {self.scale}")
+
+    @property
+    def data_sets(self) -> list[str]:
+        """What ``data`` names, one after the other."""
+        return self.data.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -184,6 +194,17 @@ MEASURES = {MPII_FORMAT.name: ("PCKh", measure_pckh)}
 """By the data's format, which figure decides about the best weights, and how the figures are made."""
 
 
+def cached_on_request(sources: Sequence[SampleSource], options: TrainOptions) -> Sequence[SampleSource]:
+    """The sources, or decoded copies of them in folders of the cache."""
+    if not options.cache:
+        return sources
+    # As large as augmentation can ask for, and no larger.
+    largest = max(options.scale) if options.augment else 1.0
+    size = math.ceil(options.image_size * largest)
+    folders = [Path(options.cache, "" if number == 0 else str(number)) for number in range(len(sources))]
+    return [CachedSamples(source, folder, size) for source, folder in zip(sources, folders, strict=True)]
+
+
 def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
     """Trains one task; the method's model ends with the weights that the returned file holds."""
     model, teaching = method.model, method.family.teaching
@@ -191,25 +212,29 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
     model.requires_grad_(True)
     freeze(model, frozen)
 
-    source = open_dataset(
-        options.data,
-        options.split,
-        method.skeleton,
-        options.limit,
-        options.synthetic_count,
-        TRAIN_SEED,
-        people=teaching.people,
-        with_keypoints=options.limit is not None,
-        layout=LAYOUTS[options.format],
-    )
-    samples = source
-    if options.cache:
-        # As large as augmentation can ask for, and no larger.
-        largest = max(options.scale) if options.augment else 1.0
-        samples = CachedSamples(source, options.cache, math.ceil(options.image_size * largest))
+    sources = [
+        open_dataset(
+            name,
+            options.split,
+            method.skeleton,
+            options.limit,
+            options.synthetic_count,
+            TRAIN_SEED,
+            people=teaching.people,
+            with_keypoints=options.limit is not None,
+            layout=LAYOUTS[options.format],
+        )
+        for name in options.data_sets
+    ]
     view = TrainingView(**{f.name: getattr(options, f.name) for f in fields(TrainingView)})
-    pictures = teaching.examples(samples, method.decoder, method.skeleton, view)
-    epoch_size = options.epoch_size or (4000 if options.data == SYNTHETIC else len(pictures))
+    pictures = ConcatDataset(
+        [
+            teaching.examples(samples, method.decoder, method.skeleton, view)
+            for samples in cached_on_request(sources, options)
+        ]
+    )
+    drawn = any(name in SYNTHETIC_KINDS for name in options.data_sets)
+    epoch_size = options.epoch_size or (4000 if drawn else len(pictures))
 
     def batches(epoch: int, first_step: int = 0) -> EpochBatches:
         return EpochBatches(
@@ -218,7 +243,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
 
     steps = options.epochs * batches(0).steps
     validation = open_dataset(
-        options.val_data or options.data,
+        options.val_data or options.data_sets[0],
         options.val_split,
         method.skeleton,
         options.val_limit,
@@ -246,16 +271,18 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         predictor = PosePredictor(replace(method, model=weights), device, options.image_size)
         return measure(predictor, validation, task)
 
+    identities = [source.identity() for source in sources]
+    data = identities[0] if len(identities) == 1 else identities
     facts = {
         "model": method.name,
         "options": method.options,
         "skeleton": method.skeleton.to_dict(),
         "image_size": options.image_size,
-        "data": source.identity(),
+        "data": data,
         "seed": options.seed,
         "task": task.name,
     }
-    describe_run(folder, options, data=source.identity(), validation=validation.identity(), frozen=frozen, steps=steps)
+    describe_run(folder, options, data=data, validation=validation.identity(), frozen=frozen, steps=steps)
     trainer = Trainer(
         model, compute_losses, optimizer, schedule, folder, facts, validate, goal,
         precision=options.precision, ema_decay=options.ema_decay, clip=options.clip, frozen=frozen,

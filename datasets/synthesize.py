@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from multiposenet.data.arrangements import ARRANGEMENTS
 from multiposenet.data.synthetic import HIDDEN, SyntheticPeople
 
 
@@ -85,8 +86,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser.add_argument("--seed", type=whole_number(0), required=True, help="different seeds share no picture")
     parser.add_argument("--split", default="val2017", help="name of the split, by default %(default)s")
     parser.add_argument(
-        "--people", type=pair("-", "people as FEWEST-MOST, for example 1-8"), default=(1, 8), metavar="FEWEST-MOST",
-        help="people drawn in a picture, by default 1-8",
+        "--people", type=pair("-", "people as FEWEST-MOST, for example 1-8"), metavar="FEWEST-MOST",
+        help="people drawn in a picture, by default those of the arrangement: 1-8, or 1-13 for coco",
     )  # fmt: skip
     parser.add_argument(
         "--size", type=pair("x", "a size as HEIGHTxWIDTH, for example 480x640"), default=(480, 480),
@@ -96,6 +97,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         "--hidden", choices=HIDDEN, default="placeable",
         help="hidden keypoints to label: those that an annotator could place (%(default)s), or all",
     )  # fmt: skip
+    parser.add_argument(
+        "--arrangement", choices=sorted(ARRANGEMENTS), default="crowded",
+        help="how the people are arranged: crowded, or like the labelled people of COCO's photographs (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=whole_number(0), default=0, help="processes; 0 draws in this one")
     parser.add_argument("--quality", type=quality_or_png, default=95, help="JPEG quality, or png; by default 95")
     parser.add_argument("--overwrite", action="store_true", help="replace a split that is there already")
@@ -103,7 +108,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     if options.split in ("", ".", "..", "annotations") or Path(options.split).name != options.split:
         parser.error(f"--split must be a plain folder name other than annotations, got {options.split!r}")
     try:
-        dataset = SyntheticPeople(options.count, options.seed, options.size, options.people, hidden=options.hidden)
+        dataset = SyntheticPeople(
+            options.count, options.seed, options.size, options.people or ARRANGEMENTS[options.arrangement].people,
+            hidden=options.hidden, arrangement=options.arrangement,
+        )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))
     return options, dataset

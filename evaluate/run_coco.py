@@ -35,7 +35,7 @@ from multiposenet.cli import (
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.formats import COCO_FORMAT, FORMATS
 from multiposenet.data.pictures import PictureError
-from multiposenet.data.sources import SYNTHETIC, open_dataset
+from multiposenet.data.sources import SYNTHETIC, SYNTHETIC_KINDS, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
 from multiposenet.evaluation.coco import evaluate_coco, print_summary
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             if arguments.oracle:
                 refuse_without_grouping(predictor)
             dataset = open_data(arguments, predictor.skeleton)
-            truth = None if arguments.data == SYNTHETIC else dataset.ground_truth()
+            truth = None if arguments.data in SYNTHETIC_KINDS else dataset.ground_truth()
             out = open_run_folder(arguments.out, "evaluate")
     except UNREADABLE as error:
         return refuse(error)
@@ -225,7 +225,12 @@ def box_source(name: str) -> Callable | None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; wrong flags end the program with a message."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--data", default=SYNTHETIC, metavar="DIR", help="folder in COCO's layout (%(default)s)")
+    parser.add_argument(
+        "--data",
+        default=SYNTHETIC,
+        metavar="DIR",
+        help=f"folder in COCO's layout, or {' or '.join(SYNTHETIC_KINDS)} people (%(default)s)",
+    )
     parser.add_argument("--format", default=COCO_FORMAT.name, choices=FORMATS, help="of --data (%(default)s)")
     parser.add_argument("--split", metavar="NAME", help="split of --data, by default the one that --format measures on")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N pictures only")

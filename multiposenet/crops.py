@@ -79,7 +79,9 @@ class CropRule:
     half_pixel: bool = False
 
     def resized(self, long_side: int) -> CropRule:
-        """The same rule for crops whose longer side has this many pixels; sides are rounded to multiples of 32."""
+        """The same rule for crops whose longer side has this many pixels, if others: sides become multiples of 32."""
+        if long_side == max(self.size):
+            return self
         factor = long_side / max(self.size)
         height, width = (max(1, round(side * factor / 32)) * 32 for side in self.size)
         return replace(self, size=(height, width))

@@ -154,7 +154,9 @@ def _describe(path: Path, metadata: dict, model: str | None = None) -> WeightsFi
     )
 
 
-def _data_in_words(data: dict | str | None) -> str:
+def _data_in_words(data: list | dict | str | None) -> str:
+    if isinstance(data, list):
+        return " and ".join(map(_data_in_words, data))
     if not isinstance(data, dict):
         return UNKNOWN if data is None else str(data)
     name = data.get("annotations") or data.get("generator") or UNKNOWN

@@ -80,7 +80,7 @@ class PrnOptions:
     weights: str | None = option(None, "weights file of that model to start from")
     init: str | None = option(None, "whole model: a grouping's own file that takes the place of the weights' grouping")
     skeleton: str | None = option(None, "built-in skeleton or TOML file; default: the weights', else coco_person")
-    data: str = option(SYNTHETIC, "'synthetic' or a folder in COCO's layout; pictures are not needed")
+    data: str = option(SYNTHETIC, "'synthetic', 'synthetic_coco' or a folder in COCO's layout; pictures are not needed")
     split: str = option("train2017", "training split of the folder")
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(2000, "synthetic pictures whose labels are learnt from")

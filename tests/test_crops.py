@@ -96,6 +96,7 @@ def test_nobody_gives_no_crop():
 def test_another_long_side_keeps_the_shape():
     assert CropRule((256, 192)).resized(384).size == (384, 288)
     assert CropRule((256, 256)).resized(128).size == (128, 128)
+    assert CropRule((200, 144)).resized(200).size == (200, 144)
 
 
 def test_turning_and_mirroring_are_about_the_middle_of_the_crop():

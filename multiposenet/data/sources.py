@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from progress.bar import Bar
 
+from multiposenet.data.arrangements import ARRANGEMENTS
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.formats import COCO_FORMAT, FORMATS, CocoFormat
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
@@ -15,6 +16,8 @@ from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels
 
 SYNTHETIC = "synthetic"
+SYNTHETIC_KINDS = {SYNTHETIC: "crowded", "synthetic_coco": "coco"}
+"""Names of data that are drawn, and how their people are arranged, a key of ``ARRANGEMENTS``."""
 TRAIN_SEED, SELECTION_SEED, VALIDATION_SEED = 1, 10_000, 20_000
 """Seeds of the synthetic pictures to train on, to choose a checkpoint by, and to report on. They share no picture."""
 
@@ -31,7 +34,7 @@ def open_dataset(
     limit: int | None = None,
     synthetic_count: int = 200,
     synthetic_seed: int = VALIDATION_SEED,
-    people: tuple[int, int] = (1, 8),
+    people: tuple[int, int] | None = None,
     with_keypoints: bool = False,
     layout: CocoFormat = COCO_FORMAT,
     label_cache: bool | str | Path = False,
@@ -39,10 +42,10 @@ def open_dataset(
     """The dataset that ``data`` names.
 
     Args:
-        data: ``"synthetic"``, or a folder with ``annotations/`` and pictures.
+        data: a key of ``SYNTHETIC_KINDS``, or a folder with ``annotations/`` and pictures.
         split: for a folder, e.g. ``train2017``.
         limit: only the first pictures.
-        synthetic_count, synthetic_seed, people: for synthetic pictures.
+        synthetic_count, synthetic_seed, people: for synthetic pictures; by default the people of their arrangement.
         with_keypoints: for a folder, only pictures in which somebody has labelled keypoints.
         layout: for a folder, how its files are laid out, one of ``LAYOUTS`` or like them.
         label_cache: for a folder, see ``CocoKeypoints``.
@@ -50,11 +53,14 @@ def open_dataset(
     Raises:
         FileNotFoundError: no such folder, or no annotations in it.
     """
-    if data == SYNTHETIC:
+    if data in SYNTHETIC_KINDS:
         count = synthetic_count if limit is None else min(limit, synthetic_count)
-        return SyntheticPeople(count, seed=synthetic_seed, people=people, skeleton=skeleton)
+        arrangement = SYNTHETIC_KINDS[data]
+        people = people or ARRANGEMENTS[arrangement].people
+        return SyntheticPeople(count, seed=synthetic_seed, people=people, skeleton=skeleton, arrangement=arrangement)
     if not Path(data).expanduser().is_dir():
-        raise FileNotFoundError(f"no folder {data}; give {SYNTHETIC!r} or a folder with annotations/ and {split}/")
+        names = ", ".join(SYNTHETIC_KINDS)
+        raise FileNotFoundError(f"no folder {data}; give {names} or a folder with annotations/ and {split}/")
     reader = _READERS.get(layout.name, CocoKeypoints)
     return reader(
         data, split, skeleton, limit=limit, with_keypoints=with_keypoints, layout=layout, label_cache=label_cache

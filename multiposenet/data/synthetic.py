@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from multiposenet.data.arrangements import ARRANGEMENTS, Arrangement
 from multiposenet.data.bodies import sample_figure
 from multiposenet.data.body_poses import turn_x, turn_y, turn_z
 from multiposenet.data.figures import KEYPOINTS, shown_by
@@ -73,13 +74,16 @@ class _Drawn:
     area: int
 
 
-def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], people: tuple[int, int]) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, image_size: tuple[int, int], people: tuple[int, int], arrangement: Arrangement
+) -> Scene:
     """Draws a picture, from the farthest thing to the nearest.
 
     Args:
         rng: the only source of chance.
         image_size: (height, width) in pixels.
         people: fewest and most figures, both included; those that end up wholly hidden get no label.
+        arrangement: how many of these, how tall and where.
     """
     height, width = image_size
     image = sample_backdrop(rng, image_size)
@@ -103,7 +107,7 @@ def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], people: tu
     drawn: list[_Drawn] = []
     for _ in range(int(rng.integers(0, 5))):
         add_thing(min(image_size) * float(np.exp(rng.uniform(-2.3, 0))))
-    for x, y, scale in _layout(rng, image_size, people):
+    for x, y, scale in arrangement.places(rng, image_size, people):
         yaw = rng.uniform(-55, 55) + (180 if rng.random() < 0.3 else 0) if rng.random() < 0.7 else rng.uniform(0, 360)
         figure = sample_figure(rng, detail=scale > 130)
         solids, keypoints, units = figure.place(tilt @ turn_y(yaw), scale, (x, y), float(rng.uniform(2.5, 9)))
@@ -122,38 +126,6 @@ def draw_scene(rng: np.random.Generator, image_size: tuple[int, int], people: tu
     for _ in range(int(rng.choice(3, p=np.array([0.62, 0.27, 0.11])))):
         add_thing(min(image_size) * float(np.exp(rng.uniform(-1.6, 0))))
     return _label(develop(rng, image), owner, drawn)
-
-
-def _layout(
-    rng: np.random.Generator, image_size: tuple[int, int], people: tuple[int, int]
-) -> list[tuple[float, float, float]]:
-    """Where the figures stand, farthest first: pixel (x, y) of the pelvis and pixels a body height."""
-    height, width = image_size
-    unit = min(image_size) / 480
-    count = int(rng.integers(people[0], people[1] + 1))
-    largest = 450 * unit * min(1.0, (5 / max(count, 1)) ** 0.35)
-    horizon = rng.uniform(0.1, 0.45) * height
-    places: list[tuple[float, float, float]] = []
-    for _ in range(count):
-        if places and rng.random() < 0.4:  # beside somebody
-            x, y, scale = places[int(rng.integers(len(places)))]
-            step = rng.uniform(0.1, 0.55) * (1 if rng.random() < 0.5 else -1)
-            scale *= rng.uniform(0.85, 1.15)
-            places.append((x + step * scale, y + rng.uniform(-0.08, 0.08) * scale, scale))
-            continue
-        scale = float(np.exp(rng.uniform(np.log(60 * unit), np.log(largest))))
-        x = rng.uniform(0.03, 0.97) * width
-        if rng.random() < 0.65:  # on a ground in perspective
-            feet = horizon + (height * 1.0 - horizon) * (scale / (450 * unit)) ** 0.7 + rng.normal() * 0.06 * height
-            y = feet - 0.53 * scale
-        else:
-            y = rng.uniform(0.1, 0.9) * height
-            if scale < height:
-                y = min(max(y, 0.38 * scale), height - 0.36 * scale)
-        if rng.random() < 0.12:  # near the border
-            x = rng.uniform(-0.06, 0.06) * width + (0 if rng.random() < 0.5 else width)
-        places.append((float(x), float(y), scale))
-    return sorted(places, key=lambda place: place[2])
 
 
 _FEET = [KEYPOINTS.index(f"{side}_{name}") for side in ("left", "right") for name in ("heel", "toe")]
@@ -246,6 +218,7 @@ class SyntheticPeople:
         people: fewest and most people drawn in a picture, both included; 0 gives pictures without anybody.
         skeleton: which keypoints are labelled, matched by name.
         hidden: which hidden keypoints are labelled: those that are ``"placeable"``, or ``"all"`` inside the picture.
+        arrangement: how many people, how tall and where, a key of ``ARRANGEMENTS``.
 
     Raises:
         ValueError: an argument is out of range, or the skeleton has keypoints that the figures lack (all are named).
@@ -259,7 +232,10 @@ class SyntheticPeople:
         people: tuple[int, int] = (1, 8),
         skeleton: Skeleton = COCO_PERSON,
         hidden: str = "placeable",
+        arrangement: str = "crowded",
     ) -> None:
+        if arrangement not in ARRANGEMENTS:
+            raise ValueError(f"arrangement must be one of {', '.join(ARRANGEMENTS)}, got {arrangement!r}")
         if hidden not in HIDDEN:
             raise ValueError(f"hidden must be one of {', '.join(HIDDEN)}, got {hidden!r}")
         if count < 0:
@@ -282,6 +258,7 @@ class SyntheticPeople:
         self.people = (int(people[0]), int(people[1]))
         self.skeleton = skeleton
         self.hidden = hidden
+        self.arrangement = arrangement
         self._columns = [KEYPOINTS.index(name) for name in skeleton.keypoints]
 
     @property
@@ -307,7 +284,7 @@ class SyntheticPeople:
     def scene(self, index: int) -> Scene:
         """Draws one picture with everything that is known about it."""
         rng = np.random.default_rng([self.seed, self._checked(index)])
-        return draw_scene(rng, self.image_size, self.people)
+        return draw_scene(rng, self.image_size, self.people, ARRANGEMENTS[self.arrangement])
 
     def sample(self, index: int, scene: Scene) -> Sample:
         """What of a scene the skeleton asks for."""
@@ -343,7 +320,8 @@ class SyntheticPeople:
 
     def _labelled(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints [P, K, 2] and visibility [P, K] of a scene as labels; both 0 where there is no label."""
-        visibility = scene.visibility[:, self._columns]
+        large_enough = scene.areas >= ARRANGEMENTS[self.arrangement].least_area
+        visibility = scene.visibility[:, self._columns] * large_enough[:, None]
         if self.hidden == "placeable":
             visibility = visibility * scene.placeable[:, self._columns]
         return scene.keypoints[:, self._columns] * (visibility > 0)[..., None], visibility
@@ -392,6 +370,7 @@ class SyntheticPeople:
             "people": list(self.people),
             "skeleton": self.skeleton.name,
             "hidden": self.hidden,
+            "arrangement": self.arrangement,
         }
 
     def _checked(self, index: int) -> int:

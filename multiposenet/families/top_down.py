@@ -223,7 +223,7 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
         "width": 64,
         "stem_width": 32,
         "stem_kernel": 3,
-        "crop": (192, 144),
+        "crop": (192, 128),
         "answer": "distributions",
         "resnet": "resnet16_w32",
     }
