@@ -274,9 +274,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
     identities = [source.identity() for source in sources]
     data = identities[0] if len(identities) == 1 else identities
     facts = {
-        "model": method.name,
-        "options": method.options,
-        "skeleton": method.skeleton.to_dict(),
+        **method.facts,
         "image_size": options.image_size,
         "data": data,
         "seed": options.seed,

@@ -17,12 +17,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from multiposenet.skeletons import Skeleton
 from multiposenet.whole_files import written_whole
 
 FORMAT = "multiposenet/1"
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 CHECKSUM_DIGITS = 16
 """Hex digits of a training state's SHA-256 that its name carries."""
+
+
+class Rebuildable:
+    """Something that its name, its builder's options and its skeleton are enough to build again."""
+
+    name: str
+    options: dict
+    skeleton: Skeleton
+
+    @property
+    def facts(self) -> dict:
+        """What a weights file says of it in its metadata, so that the file alone is enough to build it again."""
+        return {"model": self.name, "options": self.options, "skeleton": self.skeleton.to_dict()}
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict, dtype: torch.dtype | None = None) -> None:

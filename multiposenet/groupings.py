@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from multiposenet.checkpoint import match_tensors
+from multiposenet.checkpoint import Rebuildable, match_tensors
 from multiposenet.decode.assignment import ASSIGNMENTS, assign_publicly
 from multiposenet.decode.grouping import Grouping, PoseResidualGrouping
 from multiposenet.decode.scorers import NearestCentre, PriorScorer, SetAssignmentScorer, StrongestPeak
@@ -140,7 +140,7 @@ LEARNED = {"pose_residual": "residual.0.weight", "set_assignment": "nobody"}
 
 
 @dataclass(frozen=True)
-class GroupingMethod:
+class GroupingMethod(Rebuildable):
     """A grouping by itself, without a network that finds peaks and boxes.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from multiposenet.checkpoint import match_tensors
+from multiposenet.checkpoint import Rebuildable, match_tensors
 from multiposenet.families import bottom_up, one_stage, top_down
 from multiposenet.families.family import Builder, Decoder, Family
 from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping, grouping_in
@@ -22,7 +22,7 @@ METHODS: dict[str, Builder] = {name: build for family in FAMILIES for name, buil
 
 
 @dataclass(frozen=True)
-class PoseMethod:
+class PoseMethod(Rebuildable):
     """A model with everything that is needed to use it.
 
     Args:

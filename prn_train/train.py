@@ -162,9 +162,7 @@ def train(options: PrnOptions, device: torch.device) -> Path:
     optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
     schedule = rate_schedule(optimizer, sum(map(lessons.steps, range(options.number_of_epoch))), options)
     facts = {
-        "model": method.name,
-        "options": method.options,
-        "skeleton": method.skeleton.to_dict(),
+        **method.facts,
         **{name: method.metadata[name] for name in ("image_size",) if name in method.metadata},
         "data": training.identity(),
         "seed": options.seed,

@@ -175,8 +175,7 @@ def as_used(weights: Path, grouping: Path, lesson: Lesson, out: Path) -> Path:
 
 def save(method: PoseMethod, image_size: int, out: Path) -> Path:
     """Writes weights that can be trained on or used by themselves."""
-    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict()}
-    checkpoint.save_weights(method.model, out, facts | {"image_size": image_size})
+    checkpoint.save_weights(method.model, out, method.facts | {"image_size": image_size})
     return out
 
 
@@ -231,9 +230,7 @@ def export(weights: Path, work: Path, out: Path) -> None:
     evaluation = json.loads((work / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
-        "model": method.name,
-        "options": method.options,
-        "skeleton": method.skeleton.to_dict(),
+        **method.facts,
         "image_size": own["image_size"],
         "licence": "Apache-2.0",
         "data": shared["data"],

@@ -70,9 +70,7 @@ def export(weights: Path, evaluation: Path, out: Path) -> None:
     method = build_method(weights=weights)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
-        "model": method.name,
-        "options": method.options,
-        "skeleton": method.skeleton.to_dict(),
+        **method.facts,
         **{name: method.metadata[name] for name in ("image_size", "data", "seed")},
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip() or "unknown",

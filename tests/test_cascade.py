@@ -209,8 +209,7 @@ def test_imagenet_weights_start_the_stem_and_every_stage(tmp_path):
 def test_the_small_network_starts_from_the_backbone_of_a_whole_model(tmp_path):
     torch.manual_seed(0)
     bottom_up = build_method("multiposenet_lite")
-    metadata = {"model": bottom_up.name, "options": bottom_up.options, "skeleton": bottom_up.skeleton.to_dict()}
-    save_weights(bottom_up.model, tmp_path / "w.safetensors", metadata)
+    save_weights(bottom_up.model, tmp_path / "w.safetensors", bottom_up.facts)
     model = build_method("topdown_lite", backbone_weights=str(tmp_path / "w.safetensors")).model.eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():

@@ -441,8 +441,7 @@ def test_degraded_input_is_that_of_the_measurement(tmp_path):
 def test_a_pose_residual_network_s_file_shows_its_grids(tmp_path, capsys):
     torch.manual_seed(0)
     method = build_grouping("pose_residual", nodes=8, crop=(14, 9))
-    metadata = {"model": method.name, "options": method.options, "skeleton": COCO_PERSON.to_dict()}
-    save_weights(method.model, tmp_path / "prn.safetensors", metadata)
+    save_weights(method.model, tmp_path / "prn.safetensors", method.facts)
     data = write_labels(tmp_path / "data", crowd())
     assert cli.main(["explain", "785", "--data", str(data), "--grouping", str(tmp_path / "prn.safetensors")]) == 0
     assert "grouped by pose_residual" in capsys.readouterr().out

@@ -346,8 +346,7 @@ def test_the_time_spent_is_added_up_by_stage():
 def test_a_weights_file_gives_a_predictor_of_its_model_and_skeleton(tmp_path):
     torch.manual_seed(0)
     made = build_method(QUICK, skeleton=SPOTS, prn_nodes=4)
-    facts = {"model": QUICK, "options": made.options, "skeleton": SPOTS.to_dict()}
-    save_weights(made.model, tmp_path / "spots.safetensors", facts)
+    save_weights(made.model, tmp_path / "spots.safetensors", made.facts)
     predictor = load(tmp_path / "spots.safetensors", device="cpu", image_size=64)
     assert (predictor.name, predictor.skeleton, predictor.image_size) == (QUICK, SPOTS, 64)
     assert predictor.weights == str(tmp_path / "spots.safetensors")
@@ -377,8 +376,7 @@ def test_a_gpu_finds_what_the_cpu_finds(random_method):
 
 def test_options_of_the_model_win_over_those_of_its_weights(tmp_path):
     method = build_method(QUICK, peak_threshold=0.4)
-    metadata = {"model": QUICK, "options": method.options, "skeleton": method.skeleton.to_dict()}
-    save_weights(method.model, tmp_path / "w.safetensors", metadata)
+    save_weights(method.model, tmp_path / "w.safetensors", method.facts)
     assert load(tmp_path / "w.safetensors").method.decoder.codec.threshold == 0.4
     changed = load(tmp_path / "w.safetensors", model_options={"peak_threshold": 0.2, "box_threshold": 0.3})
     assert changed.method.decoder.codec.threshold == 0.2

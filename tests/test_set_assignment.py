@@ -403,8 +403,7 @@ def test_groupings_are_found_by_name_and_wrong_names_are_listed():
 @pytest.mark.parametrize("name", ["pose_residual", "set_assignment"])
 def test_a_saved_grouping_builds_itself_again(name, tmp_path):
     method = build_grouping(name, skeleton=FIVE, **SMALL[name])
-    facts = {"model": name, "options": method.options, "skeleton": FIVE.to_dict()}
-    save_weights(method.model, tmp_path / "grouping.safetensors", facts)
+    save_weights(method.model, tmp_path / "grouping.safetensors", method.facts)
     again = build_grouping(weights=tmp_path / "grouping.safetensors")
     assert (again.name, again.skeleton) == (name, FIVE)
     assert again.options.keys() == method.options.keys()
@@ -425,8 +424,7 @@ def test_a_chain_takes_a_trained_set_assignment_as_its_part(tmp_path):
         outputs, _ = chain.model(torch.rand(1, 3, 64, 64))
         assert len(chain.decoder(outputs)) == 1
 
-    facts = {"model": chain.name, "options": chain.options, "skeleton": FIVE.to_dict()}
-    save_weights(chain.model, tmp_path / "chain.safetensors", facts)
+    save_weights(chain.model, tmp_path / "chain.safetensors", chain.facts)
     assert build_method(weights=tmp_path / "chain.safetensors").options["grouping"] == "set_assignment"
     assert any(key.startswith("prn.among_tokens") for key in load_tensors(tmp_path / "chain.safetensors")[0])
 
@@ -453,8 +451,7 @@ def test_a_chain_tells_its_grouping_as_many_features_as_it_has():
 
 def test_a_chain_takes_its_grouping_from_a_file_of_the_grouping_alone(tmp_path):
     own = build_grouping("set_assignment", skeleton=FIVE, **SMALL["set_assignment"])
-    facts = {"model": "set_assignment", "options": own.options, "skeleton": FIVE.to_dict()}
-    save_weights(own.model, tmp_path / "set.safetensors", facts)
+    save_weights(own.model, tmp_path / "set.safetensors", own.facts)
     chain = build_method("multiposenet_lite", skeleton=FIVE, parts={"prn": tmp_path / "set.safetensors"})
     assert isinstance(chain.model.prn, SetAssignment)
     assert chain.decoder.grouping.scorer.network is chain.model.prn

@@ -296,8 +296,7 @@ def test_a_broken_detection_file_is_an_error_that_says_where(tmp_path, content, 
 def saved(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     method = build_method("rsn18", **NARROW)
-    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict(), "image_size": 64}
-    save_weights(method.model, folder / f"{seed}.safetensors", facts)
+    save_weights(method.model, folder / f"{seed}.safetensors", method.facts | {"image_size": 64})
     return folder / f"{seed}.safetensors"
 
 

@@ -56,8 +56,7 @@ def folder() -> Iterator[Path]:
 
 def save_method(method: PoseMethod, image_size: int, file: Path) -> None:
     """Writes weights with what it takes to load them by themselves."""
-    facts = {"model": method.name, "options": method.options, "skeleton": method.skeleton.to_dict()}
-    save_weights(method.model, file, facts | {"image_size": image_size})
+    save_weights(method.model, file, method.facts | {"image_size": image_size})
 
 
 def from_elsewhere(folder: Path, *argv: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -65,13 +64,19 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return ConvNorm(inputs, outputs, 1, stride, activation=False)
 
 
+def start_as_identity(block: Bottleneck | BasicBlock) -> None:
+    """Makes a block without stride give what goes in, until it has learnt otherwise (Goyal et al., 2017, sec. 5.1)."""
+    nn.init.zeros_(block.path[-1].norm.weight)
+
+
 def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
     """Starts the stem and every stage's way down from a trained ResNet.
 
-    The published MSPN starts its first stage from a ResNet-50; here all stages start from it.
+    The published MSPN starts its first stage from a ResNet-50; here all stages start from it. Where a level has more
+    blocks than the ResNet, the last ones start as identities.
 
     Args:
-        model: a cascade of the ResNet's blocks.
+        model: a cascade of the ResNet's blocks, or of more of them.
         weights: see ``models.backbones.trained_tensors``.
         resnet: the network that they are of, a key of ``models.backbones.BACKBONES``.
 
@@ -79,8 +84,16 @@ def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
         ValueError, FileNotFoundError, RuntimeError: see ``trained_tensors``; or the ResNet has other layers.
     """
     own = model.state_dict()
-    names = {ours: _resnet_name(ours) for ours in own if re.match(r"stem\.|stages\.\d+\.down\.", ours)}
     tensors = trained_tensors(resnet, weights)
+    started = ["stem."]
+    for number, stage in enumerate(model.stages):
+        for level, blocks in enumerate(stage.down):
+            for place, block in enumerate(blocks):
+                if place and not any(name.startswith(f"layer{level + 1}.{place}.") for name in tensors):
+                    start_as_identity(block)
+                else:
+                    started.append(f"stages.{number}.down.{level}.{place}.")
+    names = {ours: _resnet_name(ours) for ours in own if ours.startswith(tuple(started))}
     shapes = {theirs: own[ours].shape for ours, theirs in names.items() if theirs is not None}
     match_shapes(shapes, tensors, str(weights))
     for ours, theirs in names.items():
