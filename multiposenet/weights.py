@@ -159,11 +159,13 @@ def _data_in_words(data: list | dict | str | None) -> str:
         return " and ".join(map(_data_in_words, data))
     if not isinstance(data, dict):
         return UNKNOWN if data is None else str(data)
-    name = data.get("annotations") or data.get("generator") or UNKNOWN
+    name = data.get("annotations") or " ".join(
+        str(data[field]) for field in ("generator", "arrangement") if field in data
+    )
     pictures = data.get("images", data.get("count", "?"))
     # Data sets in COCO's layout share their files' names; the hash tells them apart.
     which = f", sha256 {data['sha256'][:8]}" if "sha256" in data else ""
-    return f"{name} ({pictures} pictures{which})"
+    return f"{name or UNKNOWN} ({pictures} pictures{which})"
 
 
 def _ap_in_words(metadata: dict) -> str:

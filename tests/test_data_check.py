@@ -22,6 +22,7 @@ from multiposenet.data.check.label_table import build_table
 from multiposenet.data.check.repairs import repair_content
 from multiposenet.data.check.report import LABEL_CHECKS, CheckReport, check_data
 from multiposenet.data.check.sources import find_splits
+from multiposenet.data.check.statistics import describe_split
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.formats import CROWDPOSE_FORMAT, HUMAN_ART_21_FORMAT
 from multiposenet.data.synthetic import SyntheticPeople
@@ -167,6 +168,27 @@ def test_whatever_a_record_holds_the_check_goes_on_and_the_repair_too(drawn):
         assert all(len(finding["examples"]) >= 1 for finding in found)
         repair_content(broken, PATH)
         assert repr(broken) == repr(before)  # NaN is not equal to itself
+
+
+def test_people_are_counted_by_size_and_by_how_much_they_overlap(drawn):
+    content = json.loads((drawn / "annotations" / f"person_keypoints_{TRAIN}.json").read_text())
+    person = content["annotations"][0]
+    boxes = {0: [[0, 0, 40, 160], [10, 0, 40, 160], [100, 0, 50, 50]], 1: [[0, 0, 80, 80], [60, 60, 80, 80]]}
+    images = [content["images"][number] | {"height": 200, "width": 300} for number in boxes]
+    annotations = [
+        person | {"id": len(boxes[number]) * number + row, "image_id": images[number]["id"], "bbox": box, "area": area}
+        for number in boxes
+        for row, (box, area) in enumerate(zip(boxes[number], (900.0, 1500.0, 10_000.0), strict=False))
+    ]
+    nobody = annotations[0] | {"id": 99, "bbox": [0, 0, 40, 160], "keypoints": [0] * 51, "num_keypoints": 0}
+    content |= {"images": images, "annotations": [*annotations, nobody]}
+    figures = describe_split(build_table(content, PATH))
+    assert figures.sizes == {"small": 2, "medium": 2, "large": 1, "unknown": 0}
+    # IoU 0.6 of the first two, 1 / 31 of the last two; without keypoints nobody counts.
+    assert figures.overlapping == {"0.1": 0.4, "0.3": 0.4, "0.5": 0.4}
+    assert figures.labelled_keypoints == person["num_keypoints"]
+    sides = [80.0, 80.0, 50.0, 80.0, 80.0]
+    assert figures.box_sides == pytest.approx({f"{q} %": np.percentile(sides, q) / 200 for q in (10, 50, 90)})
 
 
 def run_all(content: dict, **options) -> list[dict]:

@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from multiposenet.data.arrangements import ARRANGEMENTS
 from multiposenet.data.bodies import sample_figure
 from multiposenet.data.body_poses import Arm, BodyPose, Leg, turn_x, turn_y
 from multiposenet.data.figures import KEYPOINTS, shown_by
@@ -103,7 +104,7 @@ def test_iteration_ends_after_the_last_picture(dataset):
 def test_identity_tells_different_data_apart():
     reference = SyntheticPeople(4).identity()
     assert json.loads(json.dumps(reference)) == reference == SyntheticPeople(4).identity()
-    for options in ({"seed": 1}, {"image_size": (64, 96)}, {"people": (0, 3)}):
+    for options in ({"seed": 1}, {"image_size": (64, 96)}, {"people": (0, 3)}, {"arrangement": "coco"}):
         assert SyntheticPeople(4, **options).identity() != reference
 
 
@@ -259,6 +260,31 @@ def test_thirty_people_fit_into_a_picture():
     assert 15 < len(sample.labels) <= 30
 
 
+def test_arranged_like_coco_s_people_there_are_fewer_and_larger_ones_and_no_small_one_has_keypoints():
+    crowded, coco = (SyntheticPeople(60, 7, people=(1, 8), arrangement=name) for name in ("crowded", "coco"))
+    labels = {dataset.arrangement: [sample.labels for sample in dataset] for dataset in (crowded, coco)}
+    labelled = {name: [(own.visibility > 0).any(1) for own in pictures] for name, pictures in labels.items()}
+    areas = {
+        name: np.concatenate([own.areas[rows] for own, rows in zip(pictures, labelled[name], strict=True)])
+        for name, pictures in labels.items()
+    }
+    assert len(areas["coco"]) < 0.7 * len(areas["crowded"])
+    assert np.median(areas["coco"]) > 1.5 * np.median(areas["crowded"])
+    assert areas["coco"].min() >= 32 * 32 > areas["crowded"].min()
+    small = [own.areas < 32 * 32 for own in labels["coco"]]
+    assert any(rows.any() for rows in small)
+    assert not any(own.visibility[rows].any() for own, rows in zip(labels["coco"], small, strict=True))
+
+
+def test_the_number_of_people_stays_in_its_range_in_every_arrangement():
+    arrangement, rng = ARRANGEMENTS["coco"], np.random.default_rng(0)
+    counts = [arrangement.sample_count(rng, (2, 4)) for _ in range(200)]
+    assert set(counts) == {2, 3, 4}
+    assert counts.count(2) > counts.count(3) > counts.count(4)
+    assert arrangement.sample_count(rng, (0, 0)) == 0
+    assert arrangement.sample_count(rng, (30, 40)) == 30  # more than it knows chances of
+
+
 @pytest.mark.parametrize("image_size", [(32, 32), (96, 160), (1100, 300)])
 def test_pictures_have_the_size_that_was_asked_for(image_size):
     sample = SyntheticPeople(1, seed=2, image_size=image_size, people=(3, 3))[0]
@@ -291,6 +317,7 @@ def test_a_skeleton_with_unknown_keypoints_is_refused_by_their_names():
         ({"people": (3, 2)}, "people"),
         ({"people": (-1, 2)}, "people"),
         ({"people": (0, 1000)}, "people"),
+        ({"arrangement": "queue"}, "arrangement"),
     ],
 )
 def test_arguments_out_of_range_are_named(options, argument):

@@ -22,6 +22,7 @@ from multiposenet.methods import PoseMethod, build_method
 from multiposenet.options import read_options_file
 from multiposenet.predictor import load
 from multiposenet.skeletons import COCO_PERSON, Skeleton
+from multiposenet.weights import describe_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_FILES = {"best.safetensors", "last.safetensors", "log.csv", "options.toml", "run.json"}
@@ -181,6 +182,19 @@ def test_parts_named_frozen_stay_as_they_were(folder, joint):
     argv = ["--train", "keypoints", "--weights", str(joint / "best.safetensors"), "--frozen", "backbone"]
     result = train_posenet.main([*argv, "--out", str(folder / "frozen"), *QUICK])
     assert parts_that_differ(joint / "best.safetensors", result) == {"keypoint_pyramid", "keypoint_subnet"}
+
+
+def test_several_data_sets_are_learnt_from_together_and_named_in_the_weights(folder):
+    data = ["--data", "synthetic,synthetic_coco", "--synthetic-count", "2", "--val_data", "synthetic_coco"]
+    run = folder / "several"
+    result = train_posenet.main(["--train", "keypoints", *QUICK, *data, "--out", str(run)])
+    facts = json.loads((run / "run.json").read_text())
+    assert [own["arrangement"] for own in facts["data"]] == ["crowded", "coco"]
+    assert facts["validation"]["arrangement"] == "coco"
+    assert facts["steps"] == 2  # four pictures, two a step: both sets are there
+    assert build_method(weights=result).metadata["data"] == facts["data"]
+    words = describe_weights(result).data
+    assert words == "synthetic_people crowded (2 pictures) and synthetic_people coco (2 pictures)"
 
 
 def test_a_skeleton_from_a_file_trains_a_network_for_its_keypoints(folder):

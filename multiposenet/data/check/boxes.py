@@ -111,13 +111,8 @@ def repeated_pairs(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     distance is at most 0.05 of the box's longer side), or no keypoints on either. Crowds are left out.
     """
     single = np.flatnonzero((table.image_index >= 0) & ~table.is_crowd & (table.boxes_xywh[:, 2:] > 0).all(axis=1))
-    first, second = _pairs(table.image_index[single])
-    first, second = single[first], single[second]
-    boxes = table.boxes
-    low, high = np.maximum(boxes[first, :2], boxes[second, :2]), np.minimum(boxes[first, 2:], boxes[second, 2:])
-    shared = (high - low).clip(0).prod(axis=1)
-    areas = table.boxes_xywh[:, 2:].prod(axis=1)
-    near = shared >= _SAME_BOX * (areas[first] + areas[second] - shared)
+    first, second, overlap = overlapping_boxes(table, single)
+    near = overlap >= _SAME_BOX
     first, second = first[near], second[near]
     both = table.labelled[first] & table.labelled[second]
     apart = np.linalg.norm(table.keypoints[first, :, :2] - table.keypoints[second, :, :2], axis=-1)
@@ -126,6 +121,21 @@ def repeated_pairs(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     unlabelled = ~table.labelled[first].any(axis=1) & ~table.labelled[second].any(axis=1)
     same = close | unlabelled
     return first[same], second[same]
+
+
+def overlapping_boxes(table: LabelTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of some rows that are in one picture, and the IoU of their boxes: three arrays [D].
+
+    Args:
+        rows: [R] int64, people whose pictures are known and whose boxes have an area.
+    """
+    first, second = _pairs(table.image_index[rows])
+    first, second = rows[first], rows[second]
+    boxes = table.boxes
+    low, high = np.maximum(boxes[first, :2], boxes[second, :2]), np.minimum(boxes[first, 2:], boxes[second, 2:])
+    shared = (high - low).clip(0).prod(axis=1)
+    areas = table.boxes_xywh[:, 2:].prod(axis=1)
+    return first, second, shared / (areas[first] + areas[second] - shared)
 
 
 def _pairs(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -90,6 +90,15 @@ def _figures(split: CheckedSplit) -> Table:
         ["single, with keypoints", figures.with_keypoints],
         ["crowds", figures.crowds],
         ["most people in one picture", figures.most_people],
+        ["labelled keypoints a person", f"{figures.labelled_keypoints:.1f}"],
+        *(
+            [f"root of the box's area over the picture's shorter side, {name} of people below", f"{side:.2f}"]
+            for name, side in figures.box_sides.items()
+        ),
+        *(
+            [f"people whose box overlaps another one's by an IoU over {bound}", f"{100 * share:.1f} %"]
+            for bound, share in figures.overlapping.items()
+        ),
     ]
     return Table(["", split.table.split], rows)
 

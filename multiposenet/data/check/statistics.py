@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from multiposenet.data.check.axes import upright_shares
+from multiposenet.data.check.boxes import overlapping_boxes
 from multiposenet.data.check.label_table import LabelTable
 from multiposenet.data.check.sides import Sides, describe_sides
 from multiposenet.geometry import points_to_shares
@@ -18,6 +19,9 @@ HEAT_CELLS = 40
 
 HEAT_RANGE = (-0.25, 1.25)
 """The part of the box's own coordinates that a heat picture shows: the box and a quarter of it around."""
+
+PERCENTILES, OVERLAPS = (10, 50, 90), (0.1, 0.3, 0.5)
+"""Which percentiles of box sides are told, and beyond which IoU of boxes people are counted."""
 
 SMALL, LARGE = 32.0**2, 96.0**2
 """COCO's bounds of small, medium and large people by their area, pixels."""
@@ -35,6 +39,10 @@ class SplitStatistics:
         most_people: in one picture.
         categories: annotations by category, by name.
         sizes: people with keypoints by size: small, medium, large, unknown.
+        labelled_keypoints: mean number of labelled keypoints of a person with any.
+        box_sides: 10th, 50th and 90th percentile of the roots of their boxes' areas over the picture's shorter side, by
+            name; empty without anybody.
+        overlapping: by IoU, the share of them whose box overlaps another one's by more than that.
         keypoints: names.
         visible, hidden: [K] people on whom the keypoint has visibility 2, and 1.
         heat: [K, h, w] int64, where in its box (:data:`HEAT_RANGE`) a labelled keypoint lies.
@@ -51,6 +59,9 @@ class SplitStatistics:
     most_people: int
     categories: dict[str, int]
     sizes: dict[str, int]
+    labelled_keypoints: float
+    box_sides: dict[str, float]
+    overlapping: dict[str, float]
     keypoints: tuple[str, ...]
     visible: np.ndarray
     hidden: np.ndarray
@@ -96,6 +107,9 @@ def describe_split(table: LabelTable) -> SplitStatistics:
             "large": int((areas >= LARGE).sum()),
             "unknown": int((~np.isfinite(areas)).sum()),
         },
+        labelled_keypoints=float(table.labelled[labelled].sum(axis=1).mean()) if labelled.any() else 0.0,
+        box_sides=_box_sides(table, labelled),
+        overlapping=_overlapping(table, labelled),
         keypoints=table.skeleton.keypoints,
         visible=(table.labelled & (visibility == 2)).sum(axis=0),
         hidden=(table.labelled & (visibility == 1)).sum(axis=0),
@@ -103,6 +117,30 @@ def describe_split(table: LabelTable) -> SplitStatistics:
         sides=describe_sides(table),
         upright=upright_shares(table),
     )
+
+
+def _with_boxes(table: LabelTable, people: np.ndarray) -> np.ndarray:
+    """Rows of those people whose picture is known and whose box has an area."""
+    return np.flatnonzero(people & (table.image_index >= 0) & (table.boxes_xywh[:, 2:] > 0).all(axis=1))
+
+
+def _box_sides(table: LabelTable, people: np.ndarray) -> dict[str, float]:
+    rows = _with_boxes(table, people)
+    shorter = table.image_sizes[table.image_index[rows]].min(axis=1)
+    sides = np.sqrt(table.boxes_xywh[rows, 2:].prod(axis=1)) / shorter
+    sides = sides[np.isfinite(sides)]
+    if not sides.size:
+        return {}
+    return {f"{percent} %": float(np.percentile(sides, percent)) for percent in PERCENTILES}
+
+
+def _overlapping(table: LabelTable, people: np.ndarray) -> dict[str, float]:
+    rows = _with_boxes(table, people)
+    first, second, overlap = overlapping_boxes(table, rows)
+    most = np.zeros(len(table))
+    for side in (first, second):
+        np.maximum.at(most, side, overlap)
+    return {str(bound): float((most[rows] > bound).mean()) if rows.size else 0.0 for bound in OVERLAPS}
 
 
 def _heat(table: LabelTable) -> np.ndarray:
