@@ -107,5 +107,5 @@ ARRANGEMENTS = {
     ),
 }  # fmt: skip
 """``crowded`` has more small people, and more who hide each other, than photographs have: there is much to learn from a
-picture. ``coco`` is like the labelled people of COCO's val2017 (``docs/evaluation.md`` compares them), where nobody
+picture. ``coco`` is like the labelled people of COCO's val2017 (``datasets/README.md`` compares them), where nobody
 smaller than 32 x 32 pixels has keypoints."""
