@@ -32,9 +32,11 @@ from multiposenet.methods import PoseMethod, build_method
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
-PEOPLE = 16_000
+DRAWN = {"crowded": ("people", 16_000, "0-8"), "coco": ("people_like_coco", 12_000, "0-13")}
+"""By arrangement, the folder of the pictures, how many there are and how many people are in one."""
+
 LEARNT_FROM = 12_000
-"""Pictures, of which the set assignment learns what the network finds in the second number."""
+"""The set assignment learns what the network finds in so many pictures."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class Lesson:
     image_size: int
 
 
-PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2}
+PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2, "h": 1}
 """Parts of the training and their processes."""
+
+LAST = "h"
+"""The part that has people of both arrangements."""
 
 FIRST_WITH_CHANCES = "e"
 
@@ -99,12 +104,8 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
 
-    people = work / "people"
-    step(
-        people / "annotations" / "person_keypoints_train2017.json",
-        "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
-        "--people", "0-8", "--workers", 2,
-    )  # fmt: skip
+    people = draw_people(work, "crowded")
+    both = f"{people},{draw_people(work, 'coco')}"
     grouping = work / "grouping"
     step(
         grouping / "finished",
@@ -119,7 +120,7 @@ def main() -> None:
             weights = as_chances(weights, work / "chances.safetensors")
         step(
             run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", people,
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", both if part == LAST else people,
             "--out", run, start, f"prn={weights}" if start == "--init" else weights,
             processes=processes,
         )  # fmt: skip
@@ -129,6 +130,17 @@ def main() -> None:
     evaluation = work / "evaluation"
     step(evaluation / "metrics.json", "evaluate/run_coco.py", "--weights", weights, "--out", evaluation)
     export(weights, work, arguments.out)
+
+
+def draw_people(work: Path, arrangement: str) -> Path:
+    """The folder of training pictures with synthetic people; it is drawn unless it is there."""
+    name, count, people = DRAWN[arrangement]
+    step(
+        work / name / "annotations" / "person_keypoints_train2017.json",
+        "datasets/synthesize.py", "--out", work / name, "--count", count, "--seed", TRAIN_SEED, "--split", "train2017",
+        "--arrangement", arrangement, "--people", people, "--workers", 2,
+    )  # fmt: skip
+    return work / name
 
 
 def teach_grouping(weights: Path, learnt: Path, lesson: Lesson, people: Path, out: Path) -> Path:

@@ -17,16 +17,18 @@ import subprocess
 from pathlib import Path
 
 import torch
-from train_default import PEOPLE, ROOT, step
+from train_default import ROOT, draw_people, save, step
 
 from multiposenet import checkpoint
-from multiposenet.data.sources import TRAIN_SEED, VALIDATION_SEED
+from multiposenet.data.sources import VALIDATION_SEED
+from multiposenet.engine import seed_everything
 from multiposenet.methods import build_method
+from multiposenet.models.mspn import BasicBlock, start_as_identity
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
-PARTS = ("default", "more")
-"""Trained one after the other, each from the weights of the one before, with ``recipes/topdown_PART.toml``."""
+FIRST_BLOCKS = "blocks=1x2x2x2"
+"""Of the levels, before the last part: those of the backbone that the first part starts from."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -41,28 +43,41 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
 
-    people = work / "people"
-    step(
-        people / "annotations" / "person_keypoints_train2017.json",
-        "datasets/synthesize.py", "--out", people, "--count", PEOPLE, "--seed", TRAIN_SEED, "--split", "train2017",
-        "--people", "0-8", "--workers", 2,
-    )  # fmt: skip
-    start: tuple[object, ...] = ("--model_options", f"backbone_weights={arguments.backbone}")
-    for part in PARTS:
-        run = work / f"{NAME}_{part}"
-        step(
-            run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"topdown_{part}.toml", "--data", people, "--out", run,
-            *start,
-        )  # fmt: skip
-        weights = run / "last.safetensors"
-        start = ("--weights", weights)
+    crowded = draw_people(work, "crowded")
+    both = f"{crowded},{draw_people(work, 'coco')}"
+    weights = train(work, "default", crowded, "--model_options", f"{FIRST_BLOCKS},backbone_weights={arguments.backbone}")
+    weights = train(work, "more", crowded, "--weights", weights)
+    weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
     evaluation = work / f"{NAME}_evaluation"
     step(
         evaluation / "metrics.json",
         "evaluate/run_coco.py", "--weights", weights, "--boxes", "gt", "--out", evaluation,
     )  # fmt: skip
     export(weights, evaluation, arguments.out)
+
+
+def train(work: Path, part: str, data: object, *start: object) -> Path:
+    """Trains a part with ``recipes/topdown_PART.toml``; the weights that come out."""
+    run = work / f"{NAME}_{part}"
+    step(
+        run / "finished",
+        "train_posenet.py", "--opt", ROOT / "recipes" / f"topdown_{part}.toml", "--data", data, "--out", run, *start,
+    )  # fmt: skip
+    return run / "last.safetensors"
+
+
+def deepen(weights: Path, out: Path) -> Path:
+    """The same network with the method's own number of blocks; the new ones change nothing yet."""
+    learnt = build_method(weights=weights)
+    seed_everything(0)  # what is new
+    options = {name: value for name, value in learnt.options.items() if name != "blocks"}
+    deep = build_method(NAME, skeleton=learnt.skeleton, **options)
+    tensors = learnt.model.state_dict()
+    for name, module in deep.model.named_modules():
+        if isinstance(module, BasicBlock) and not any(key.startswith(f"{name}.") for key in tensors):
+            start_as_identity(module)
+    deep.model.load_state_dict(deep.model.state_dict() | tensors)
+    return save(deep, learnt.metadata["image_size"], out)
 
 
 def export(weights: Path, evaluation: Path, out: Path) -> None:
