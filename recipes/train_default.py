@@ -120,8 +120,9 @@ def main() -> None:
             weights = as_chances(weights, work / "chances.safetensors")
         step(
             run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml", "--data", both if part == LAST else people,
-            "--out", run, start, f"prn={weights}" if start == "--init" else weights,
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml",
+            "--data", both if part == LAST else people, "--out", run,
+            start, f"prn={weights}" if start == "--init" else weights,
             processes=processes,
         )  # fmt: skip
         weights, start = run / "last.safetensors", "--weights"

@@ -45,7 +45,8 @@ def main() -> None:
 
     crowded = draw_people(work, "crowded")
     both = f"{crowded},{draw_people(work, 'coco')}"
-    weights = train(work, "default", crowded, "--model_options", f"{FIRST_BLOCKS},backbone_weights={arguments.backbone}")
+    start = f"{FIRST_BLOCKS},backbone_weights={arguments.backbone}"
+    weights = train(work, "default", crowded, "--model_options", start)
     weights = train(work, "more", crowded, "--weights", weights)
     weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
     evaluation = work / f"{NAME}_evaluation"
