@@ -17,15 +17,14 @@ import argparse
 import csv
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from machine import describe, machine_facts
+from timing import take_turns
 from torch.utils.flop_counter import FlopCounterMode
 
 from multiposenet.methods import build_method
@@ -90,17 +89,11 @@ def forward_times(backbones: list[str], rounds: int) -> dict[str, dict[str, floa
     pictures = {
         side: torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last) for side in (480, 320)
     }
-    times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for number in range(rounds + 2):
-        for name, model in networks.items():
-            for side, picture in pictures.items():
-                started = time.perf_counter()
-                model(picture)
-                if number >= 2:  # the first passes prepare the kernels
-                    times[name, side].append(1000 * (time.perf_counter() - started))
-    return {
-        name: {f"ms_{side}": statistics.median(times[name, side]) for side in pictures} for name in backbones
+    calls = {
+        (name, side): partial(model, picture) for name, model in networks.items() for side, picture in pictures.items()
     }
+    times = take_turns(calls, rounds)  # the first passes prepare the kernels
+    return {name: {f"ms_{side}": times[name, side].median for side in pictures} for name in backbones}
 
 
 def learn(backbone: str, arguments: argparse.Namespace) -> dict[str, float]:

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from machine import describe, machine_facts
+from timing import take_turns
 
 import multiposenet
 from multiposenet.decode.grouping import Grouping, check_finite, gather_people
@@ -115,31 +114,6 @@ def steps(grouping: Grouping, given: tuple[Peaks, Detections]) -> dict[str, Call
     }
 
 
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of every call: on the clock, and of the processor."""
-
-    wall: list[float]
-    processor: list[float]
-
-
-def measure(candidates: dict[Hashable, Callable[[], object]], repeats: int, warm_up: int = 3) -> dict[Hashable, Times]:
-    """Times of every call; the candidates take turns."""
-    times = {name: Times([], []) for name in candidates}
-    # As after a network of a real chain: the allocator keeps what is freed instead of giving every block back.
-    torch.zeros(8_000_000)
-    for turn in range(warm_up + repeats):
-        for name, call in candidates.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn >= warm_up:
-                times[name].wall.append(1000 * (time.perf_counter() - wall))
-                times[name].processor.append(1000 * (time.process_time() - processor))
-    return times
-
-
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; 0 when done."""
@@ -169,8 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         calls[f"{BATCH} pictures at once", name] = _call(grouping, batch)
         calls[f"{BATCH} pictures one by one", name] = _calls(grouping, singles)
 
-    times = measure(calls, arguments.repeats)
-    medians = {key: statistics.median(own.wall) for key, own in times.items()}
+    # As after a network of a real chain: the allocator keeps what is freed instead of giving every block back.
+    torch.zeros(8_000_000)
+    times = take_turns(calls, arguments.repeats, warm_up=3)
+    medians = {key: own.median for key, own in times.items()}
     for (scene, name), own in times.items():
         budget = BUDGETS.get((scene, name))
         rows.append({"scene": scene, "grouping": name, "median_ms": medians[scene, name], "times_ms": own.wall,
@@ -180,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{scene:<24}{name:<18}{medians[scene, name]:9.2f} ms   ({least}){aim}")
     shares = {}
     if "set_assignment" in groupings:
-        parts = measure(steps(groupings["set_assignment"], crowds[20]), arguments.repeats)
+        parts = take_turns(steps(groupings["set_assignment"], crowds[20]), arguments.repeats, warm_up=3)
         shares = {name: min(own.processor) for name, own in parts.items()}
         whole = sum(shares.values())
         for name, least in shares.items():

@@ -16,13 +16,13 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from known_people import draw_people
 from machine import describe, machine_facts
+from timing import take_turns
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import keypointrcnn_inference
@@ -67,21 +67,6 @@ KINDS: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
 }
 
 
-def measure(candidates: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, dict]:
-    """Milliseconds of every call, by the wall and by the processors; the candidates take turns."""
-    times: dict[str, dict] = {name: {"wall": [], "processor": []} for name in candidates}
-    for turn in range(warm_up + repeats):
-        for name, call in candidates.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn >= warm_up:
-                times[name]["wall"].append(1000 * (time.perf_counter() - wall))
-                times[name]["processor"].append(1000 * (time.process_time() - processor))
-    return times
-
-
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; 0 when both answer alike, 1 when they do not."""
@@ -118,10 +103,11 @@ def compare(codec: RoiCodec, logits: Tensor, boxes: Tensor, repeats: int) -> dic
     """Times of both, their ratios, and by how many pixels their answers differ at most."""
     (wanted,), _ = keypointrcnn_inference(logits, [boxes])
     difference = (codec.decode(logits, boxes)[0] - wanted[..., :2]).abs().max()
-    times = measure(
+    calls = take_turns(
         {"ours": lambda: codec.decode(logits, boxes), "torchvision": lambda: keypointrcnn_inference(logits, [boxes])},
         repeats,
     )
+    times = {name: vars(own) for name, own in calls.items()}
     medians = {name: {clock: statistics.median(own) for clock, own in clocks.items()} for name, clocks in times.items()}
     ratios = {clock: medians["torchvision"][clock] / medians["ours"][clock] for clock in ("wall", "processor")}
     return {"largest_difference": float(difference), "median_ms": medians, "ratios": ratios, "times_ms": times}

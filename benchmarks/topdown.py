@@ -15,10 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import random
-import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +22,7 @@ import numpy as np
 import torch
 from machine import describe, machine_facts
 from PIL import Image
+from timing import Times, take_turns
 from torch import Tensor, nn
 
 from multiposenet.crop_heatmaps import TAPS
@@ -49,8 +46,8 @@ def main() -> None:
     facts = machine_facts(torch.device("cpu"))
     print(describe(facts))
     check = work.check()
-    seconds = rounds(work.variants(), arguments.rounds)
-    report = summary(seconds) | {"check": check}
+    times = take_turns(work.variants(), arguments.rounds, warm_up=1, shuffled=True)
+    report = summary(times) | {"check": check}
     print("\n".join(lines(report, arguments)))
     if arguments.out:
         content = {"machine": facts, "arguments": vars(arguments) | {"out": str(arguments.out)}, **report}
@@ -178,24 +175,9 @@ def two_maxima(one: np.ndarray, blur_rows: np.ndarray, blur_columns: np.ndarray)
     return point.clip(0, (one.shape[1] - 1, one.shape[0] - 1))
 
 
-def rounds(variants: dict[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, after one round that does not count."""
-    seconds: dict[str, list[float]] = defaultdict(list)
-    dice = random.Random(0)
-    for number in range(count + 1):
-        names = list(variants)
-        dice.shuffle(names)
-        for name in names:
-            start = time.perf_counter()
-            variants[name]()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def summary(seconds: dict[str, list[float]]) -> dict:
+def summary(times: dict[str, Times]) -> dict:
     """Medians, and the ratios that we ask of ourselves."""
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    median = {name: own.median for name, own in times.items()}
     batched, single = (median[f"crops, {way}"] + median[f"decoding, {way}"] for way in ("batched", "one by one"))
     network = median["network, ours"]
     ratios = {
@@ -204,13 +186,13 @@ def summary(seconds: dict[str, list[float]]) -> dict:
         "network, published layers / folded only": median["network, published layers"] / median["network, folded only"],
         "network's share of the batched way": network / (network + batched),
     }
-    return {"median_seconds": median, "ratios": ratios}
+    return {"median_ms": median, "ratios": ratios}
 
 
 def lines(report: dict, arguments: argparse.Namespace) -> list[str]:
     """The table."""
     table = [f"{arguments.model}, {arguments.people} people, medians of {arguments.rounds} rounds, milliseconds"]
-    table += [f"  {name:<28} {1000 * value:9.1f}" for name, value in sorted(report["median_seconds"].items())]
+    table += [f"  {name:<28} {value:9.1f}" for name, value in sorted(report["median_ms"].items())]
     for name, ratio in report["ratios"].items():
         limit = f"  (at least {LIMITS[name]})" if name in LIMITS else ""
         table.append(f"  {name:<50} {ratio:6.2f}{limit}")
