@@ -12,15 +12,13 @@ repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 from pathlib import Path
 
 import torch
-from train_default import ROOT, draw_people, save, step
+from train_default import DRAWN, ROOT, draw_people, evaluated, measure, save, step
 
 from multiposenet import checkpoint
-from multiposenet.data.sources import VALIDATION_SEED
 from multiposenet.engine import seed_everything
 from multiposenet.methods import build_method
 from multiposenet.models.mspn import BasicBlock, start_as_identity
@@ -49,12 +47,10 @@ def main() -> None:
     weights = train(work, "default", crowded, "--model_options", start)
     weights = train(work, "more", crowded, "--weights", weights)
     weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
-    evaluation = work / f"{NAME}_evaluation"
-    step(
-        evaluation / "metrics.json",
-        "evaluate/run_coco.py", "--weights", weights, "--boxes", "gt", "--out", evaluation,
-    )  # fmt: skip
-    export(weights, evaluation, arguments.out)
+    figures = {
+        arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in DRAWN
+    }
+    export(weights, figures, arguments.out)
 
 
 def train(work: Path, part: str, data: object, *start: object) -> Path:
@@ -81,7 +77,7 @@ def deepen(weights: Path, out: Path) -> Path:
     return save(deep, learnt.metadata["image_size"], out)
 
 
-def export(weights: Path, evaluation: Path, out: Path) -> None:
+def export(weights: Path, figures: dict[str, dict[str, float]], out: Path) -> None:
     """Writes the weights in half precision, with where they come from and what they reach."""
     method = build_method(weights=weights)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -91,8 +87,7 @@ def export(weights: Path, evaluation: Path, out: Path) -> None:
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip() or "unknown",
         "recipe": "recipes/train_topdown.py",
-        "evaluated_on": f"200 synthetic pictures, seed {VALIDATION_SEED}, 1 to 8 people, the labels' boxes",
-        "figures": json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["metrics"],
+        **evaluated(figures, ", the labels' boxes"),
     }
     checkpoint.save_weights(method.model, out, metadata, dtype=torch.float16)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {checkpoint.sha256(out)}")
