@@ -195,14 +195,13 @@ MEASURES = {MPII_FORMAT.name: ("PCKh", measure_pckh)}
 
 
 def cached_on_request(sources: Sequence[SampleSource], options: TrainOptions) -> Sequence[SampleSource]:
-    """The sources, or decoded copies of them in folders of the cache."""
+    """The sources, or decoded copies of them in the cache, which keeps different data apart."""
     if not options.cache:
         return sources
     # As large as augmentation can ask for, and no larger.
     largest = max(options.scale) if options.augment else 1.0
     size = math.ceil(options.image_size * largest)
-    folders = [Path(options.cache, "" if number == 0 else str(number)) for number in range(len(sources))]
-    return [CachedSamples(source, folder, size) for source, folder in zip(sources, folders, strict=True)]
+    return [CachedSamples(source, options.cache, size) for source in sources]
 
 
 def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:

@@ -65,7 +65,7 @@ PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2, "h": 1}
 """Parts of the training and their processes."""
 
 LAST = "h"
-"""The part that has people of both arrangements."""
+"""The last part; it has people of both arrangements."""
 
 FIRST_WITH_CHANCES = "e"
 
@@ -101,7 +101,7 @@ STEEPNESS = 9.2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 1.5 GB")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 2.5 GB")
     parser.add_argument(
         "--labels", type=Path, required=True, help="folder with COCO's annotations/; no pictures"
     )
@@ -260,10 +260,9 @@ def evaluated(figures: dict[str, dict[str, float]], where: str = "") -> dict:
 def export(weights: Path, work: Path, figures: dict[str, dict[str, float]], out: Path) -> None:
     """Writes the weights in half precision, with where they come from and what they reach."""
     method = build_method(weights=weights)
-    last = list(PARTS)[-1]
     shared, labels, own = (
         checkpoint.load_tensors(work / run / "last.safetensors")[1]
-        for run in (f"shared_{last}", "grouping", f"own_outputs_{last}")
+        for run in (f"shared_{LAST}", "grouping", f"own_outputs_{LAST}")
     )
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {

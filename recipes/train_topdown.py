@@ -21,7 +21,7 @@ from train_default import DRAWN, ROOT, draw_people, evaluated, measure, save, st
 from multiposenet import checkpoint
 from multiposenet.engine import seed_everything
 from multiposenet.methods import build_method
-from multiposenet.models.mspn import BasicBlock, start_as_identity
+from multiposenet.models.mspn import start_new_blocks
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
@@ -32,7 +32,7 @@ ASSETS = ROOT / "multiposenet" / "assets"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 1.5 GB")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 2.5 GB")
     parser.add_argument(
         "--backbone", type=Path, default=ASSETS / DEFAULT_WEIGHTS, help="whose backbone starts it (%(default)s)"
     )
@@ -70,9 +70,7 @@ def deepen(weights: Path, out: Path) -> Path:
     options = {name: value for name, value in learnt.options.items() if name != "blocks"}
     deep = build_method(NAME, skeleton=learnt.skeleton, **options)
     tensors = learnt.model.state_dict()
-    for name, module in deep.model.named_modules():
-        if isinstance(module, BasicBlock) and not any(key.startswith(f"{name}.") for key in tensors):
-            start_as_identity(module)
+    start_new_blocks(deep.model, tensors)
     deep.model.load_state_dict(deep.model.state_dict() | tensors)
     return save(deep, learnt.metadata["image_size"], out)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import save_weights
+from multiposenet.checkpoint import save_tensors, save_weights
 from multiposenet.methods import build_method, create_model
 from multiposenet.models.cascade import Cascade, ConvNorm
 from multiposenet.models.ensemble import Ensemble
@@ -218,6 +218,15 @@ def test_the_small_network_starts_from_the_backbone_of_a_whole_model(tmp_path):
         for down, theirs in zip(model.stages[0].down, wanted, strict=True):
             level = down(level)
             assert_close(level, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_file_without_a_level_s_first_block_starts_no_network(tmp_path):
+    bottom_up = build_method("multiposenet_lite")
+    tensors = {name: value for name, value in bottom_up.model.state_dict().items() if ".layer3.0." not in name}
+    assert len(tensors) < len(bottom_up.model.state_dict())
+    save_tensors(tensors, tmp_path / "w.safetensors", bottom_up.facts)
+    with pytest.raises(ValueError, match=r"missing keys .*layer3\.0"):
+        build_method("topdown_lite", backbone_weights=str(tmp_path / "w.safetensors"))
 
 
 @pytest.mark.parametrize(

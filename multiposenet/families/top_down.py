@@ -214,7 +214,7 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
     """Real time on a CPU: one stage of basic blocks on small crops, answers that are learnt fast; 3.6 M parameters.
 
     Its way down has the layers of ``multiposenet_lite``'s backbone, whose weights can start it (``backbone_weights``),
-    and twice as many blocks at strides 8 and 16.
+    and twice as many blocks at strides 4, 8 and 16.
     """
     thin = {
         "block": BasicBlock,

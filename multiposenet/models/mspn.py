@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -64,9 +66,23 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return ConvNorm(inputs, outputs, 1, stride, activation=False)
 
 
-def start_as_identity(block: Bottleneck | BasicBlock) -> None:
-    """Makes a block without stride give what goes in, until it has learnt otherwise (Goyal et al., 2017, sec. 5.1)."""
-    nn.init.zeros_(block.path[-1].norm.weight)
+def start_new_blocks(model: Cascade, known: Collection[str]) -> tuple[str, ...]:
+    """Makes blocks for which there are no weights give what goes in until they learn (Goyal et al., 2017, sec. 5.1).
+
+    Args:
+        model: a cascade of the blocks above.
+        known: names of the model's tensors for which there are weights.
+
+    Returns:
+        how the names of those blocks' tensors begin. A level's first block is none of them: it changes the size.
+    """
+    new = []
+    for name, block in model.named_modules():
+        can_be_new = isinstance(block, (Bottleneck, BasicBlock)) and not name.endswith(".0")
+        if can_be_new and not any(tensor.startswith(f"{name}.") for tensor in known):
+            nn.init.zeros_(block.path[-1].norm.weight)
+            new.append(f"{name}.")
+    return tuple(new)
 
 
 def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
@@ -84,16 +100,10 @@ def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
         ValueError, FileNotFoundError, RuntimeError: see ``trained_tensors``; or the ResNet has other layers.
     """
     own = model.state_dict()
+    names = {ours: _resnet_name(ours) for ours in own if re.match(r"stem\.|stages\.\d+\.down\.", ours)}
     tensors = trained_tensors(resnet, weights)
-    started = ["stem."]
-    for number, stage in enumerate(model.stages):
-        for level, blocks in enumerate(stage.down):
-            for place, block in enumerate(blocks):
-                if place and not any(name.startswith(f"layer{level + 1}.{place}.") for name in tensors):
-                    start_as_identity(block)
-                else:
-                    started.append(f"stages.{number}.down.{level}.{place}.")
-    names = {ours: _resnet_name(ours) for ours in own if ours.startswith(tuple(started))}
+    new = start_new_blocks(model, [ours for ours, theirs in names.items() if theirs in tensors])
+    names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(new)}
     shapes = {theirs: own[ours].shape for ours, theirs in names.items() if theirs is not None}
     match_shapes(shapes, tensors, str(weights))
     for ours, theirs in names.items():

@@ -110,9 +110,8 @@ def repeated_pairs(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     That is one picture, boxes with an IoU of at least 0.9, and the keypoints that both have at one place (their mean
     distance is at most 0.05 of the box's longer side), or no keypoints on either. Crowds are left out.
     """
-    single = np.flatnonzero((table.image_index >= 0) & ~table.is_crowd & (table.boxes_xywh[:, 2:] > 0).all(axis=1))
-    first, second, overlap = overlapping_boxes(table, single)
-    near = overlap >= _SAME_BOX
+    first, second, shared, covered = box_pairs(table, with_boxes(table, ~table.is_crowd))
+    near = shared >= _SAME_BOX * covered
     first, second = first[near], second[near]
     both = table.labelled[first] & table.labelled[second]
     apart = np.linalg.norm(table.keypoints[first, :, :2] - table.keypoints[second, :, :2], axis=-1)
@@ -123,11 +122,19 @@ def repeated_pairs(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     return first[same], second[same]
 
 
-def overlapping_boxes(table: LabelTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of some rows that are in one picture, and the IoU of their boxes: three arrays [D].
+def with_boxes(table: LabelTable, people: np.ndarray) -> np.ndarray:
+    """Rows [R] of those of ``people`` [T] bool whose picture is known and whose box has an area."""
+    return np.flatnonzero(people & (table.image_index >= 0) & (table.boxes_xywh[:, 2:] > 0).all(axis=1))
+
+
+def box_pairs(table: LabelTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of some rows that are in one picture: both rows, and the pixels that their boxes share and cover.
 
     Args:
-        rows: [R] int64, people whose pictures are known and whose boxes have an area.
+        rows: [R] int64, as :func:`with_boxes` gives them.
+
+    Returns:
+        four arrays [D], the first row of a pair the earlier one; the areas in squared pixels, their ratio is the IoU.
     """
     first, second = _pairs(table.image_index[rows])
     first, second = rows[first], rows[second]
@@ -135,7 +142,7 @@ def overlapping_boxes(table: LabelTable, rows: np.ndarray) -> tuple[np.ndarray, 
     low, high = np.maximum(boxes[first, :2], boxes[second, :2]), np.minimum(boxes[first, 2:], boxes[second, 2:])
     shared = (high - low).clip(0).prod(axis=1)
     areas = table.boxes_xywh[:, 2:].prod(axis=1)
-    return first, second, shared / (areas[first] + areas[second] - shared)
+    return first, second, shared, areas[first] + areas[second] - shared
 
 
 def _pairs(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

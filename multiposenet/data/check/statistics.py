@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from multiposenet.data.check.axes import upright_shares
-from multiposenet.data.check.boxes import overlapping_boxes
+from multiposenet.data.check.boxes import box_pairs, with_boxes
 from multiposenet.data.check.label_table import LabelTable
 from multiposenet.data.check.sides import Sides, describe_sides
 from multiposenet.geometry import points_to_shares
@@ -119,13 +119,8 @@ def describe_split(table: LabelTable) -> SplitStatistics:
     )
 
 
-def _with_boxes(table: LabelTable, people: np.ndarray) -> np.ndarray:
-    """Rows of those people whose picture is known and whose box has an area."""
-    return np.flatnonzero(people & (table.image_index >= 0) & (table.boxes_xywh[:, 2:] > 0).all(axis=1))
-
-
 def _box_sides(table: LabelTable, people: np.ndarray) -> dict[str, float]:
-    rows = _with_boxes(table, people)
+    rows = with_boxes(table, people)
     shorter = table.image_sizes[table.image_index[rows]].min(axis=1)
     sides = np.sqrt(table.boxes_xywh[rows, 2:].prod(axis=1)) / shorter
     sides = sides[np.isfinite(sides)]
@@ -135,12 +130,13 @@ def _box_sides(table: LabelTable, people: np.ndarray) -> dict[str, float]:
 
 
 def _overlapping(table: LabelTable, people: np.ndarray) -> dict[str, float]:
-    rows = _with_boxes(table, people)
-    first, second, overlap = overlapping_boxes(table, rows)
-    most = np.zeros(len(table))
-    for side in (first, second):
-        np.maximum.at(most, side, overlap)
-    return {str(bound): float((most[rows] > bound).mean()) if rows.size else 0.0 for bound in OVERLAPS}
+    rows = with_boxes(table, people)
+    first, second, shared, covered = box_pairs(table, rows)
+    shares = {}
+    for bound in OVERLAPS:
+        near = shared > bound * covered
+        shares[str(bound)] = len(np.union1d(first[near], second[near])) / max(1, len(rows))
+    return shares
 
 
 def _heat(table: LabelTable) -> np.ndarray:
