@@ -103,6 +103,10 @@ class TrainOptions:
     scale: tuple[float, ...] | None = option(None, "range of the random scale; default the model's")
     rotation: float | None = option(None, "largest random rotation, degrees; default the model's")
     flip: float | None = option(None, "probability of mirroring; default the model's")
+    half_body: float | None = option(None, "probability of half a person in a person's crop; default the model's")
+    further_extension: tuple[float, ...] | None = option(
+        None, "largest random growth (x, y) of the box of a person's crop, a share; default the model's"
+    )  # fmt: skip
     epochs: int = option(30, "epochs of every phase", aliases=("number_of_epoch",))
     stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
     batch_size: int = option(8, "pictures a step, over all processes and passes")
@@ -131,8 +135,10 @@ class TrainOptions:
     resume: str | None = option(None, "run folder to go on with, with its options")
 
     def __post_init__(self) -> None:
-        if self.scale is not None and len(self.scale) != 2:
-            raise ValueError(f"scale must be two numbers, low,high; got {self.scale}")
+        for name, meaning in (("scale", "low,high"), ("further_extension", "x,y")):
+            given = getattr(self, name)
+            if given is not None and len(given) != 2:
+                raise ValueError(f"{name} must be two numbers, {meaning}; got {given}")
 
     @property
     def data_sets(self) -> list[str]:

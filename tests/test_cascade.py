@@ -220,6 +220,17 @@ def test_the_small_network_starts_from_the_backbone_of_a_whole_model(tmp_path):
             assert_close(level, theirs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("align_corners", "off"), [(False, 0.0), (True, 2.9)])
+def test_a_finer_level_takes_features_from_where_its_cells_are_or_as_published(align_corners, off):
+    stage = small(num_stages=1, align_corners=align_corners).stages[0]
+    middles = {cells: (torch.arange(cells) + 0.5) * 48 / cells for cells in (6, 48)}  # in pixels of a crop 48 wide
+    stage.climb = lambda down: [torch.zeros(1, 1, 8, 48), middles[6].expand(1, 1, 8, 6)]
+    stage.heads = nn.ModuleList([nn.Identity(), nn.Identity()])
+    (coarse, _), *_ = stage(torch.zeros(1, 16, 16, 12))
+    inner = slice(4, -4)  # nothing lies further out than the outermost middles
+    assert_close((coarse[0, 0, 0] - middles[48])[inner].abs().amax(), torch.tensor(off), atol=0.1, rtol=0)
+
+
 def test_a_file_without_a_level_s_first_block_starts_no_network(tmp_path):
     bottom_up = build_method("multiposenet_lite")
     tensors = {name: value for name, value in bottom_up.model.state_dict().items() if ".layer3.0." not in name}

@@ -20,6 +20,8 @@ from multiposenet.data.person_crop import (
     upper_body,
 )
 from multiposenet.data.picture_cache import CachedSamples
+from multiposenet.families.family import TrainingView
+from multiposenet.families.top_down import FAMILY
 from multiposenet.skeletons import COCO_PERSON, MPII, Skeleton
 from multiposenet.structures import PersonLabels, Sample
 
@@ -161,6 +163,21 @@ def test_people_with_few_keypoints_are_never_halved():
     whole = dataclasses.replace(half, half_body=0.0)
     one, other = (drawn(PersonCropDataset(Dots(), RULE, DOLL, how), 0, 3) for how in (half, whole))
     assert_close(one["keypoints"], other["keypoints"])
+
+
+def test_a_training_view_says_how_a_top_down_network_s_crops_vary():
+    view = TrainingView(
+        image_size=64, scale=(1.0, 1.0), rotation=0.0, flip=0.0, half_body=0.0, further_extension=(0.0, 0.0)
+    )
+    _, decoder = FAMILY.methods["topdown_lite"](DOLL, crop=(64, 48), extension=PersonAugmentation().extension)
+    training, use = (
+        FAMILY.teaching.examples(Dots(), decoder, DOLL, dataclasses.replace(view, augment=augment)) for augment in (True, False)
+    )
+    for index in range(len(use)):
+        one, other = drawn(training, index, index), use[index]
+        assert_close(one["keypoints"], other["keypoints"], atol=1e-3, rtol=0)
+    varied = FAMILY.teaching.examples(Dots(), decoder, DOLL, dataclasses.replace(view, further_extension=(0.5, 0.5)))
+    assert not torch.allclose(drawn(varied, 0, 0)["keypoints"], use[0]["keypoints"], atol=1.0)
 
 
 def test_the_upper_half_of_coco_has_the_hips_and_that_of_mpii_has_not():

@@ -60,6 +60,8 @@ class TrainingView:
         rotation: largest rotation either way, degrees.
         flip: probability of mirroring.
         colours: random colours too.
+        half_body: of one person's crop, the probability that only the upper or the lower half is shown.
+        further_extension: of one person's crop, the largest random growth of the box (x, y), a share.
     """
 
     image_size: int | None = None
@@ -69,6 +71,8 @@ class TrainingView:
     rotation: float | None = None
     flip: float | None = None
     colours: bool | None = None
+    half_body: float | None = None
+    further_extension: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ def build_cascade(
     channel_order: str = "rgb",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    align_corners: bool = True,
     backbone_weights: str | None = None,
     resnet: str = "resnet50",
     **rules,
@@ -160,7 +161,7 @@ def build_cascade(
     Args:
         block, num_stages, blocks, planes, width, stem_width, stem_kernel: see ``models.cascade.Cascade``.
         prm: a pose refine machine after the last stage (RSN, sec. 3.2).
-        channel_order, mean, std: what the weights were trained with, see ``models.cascade.Cascade``.
+        channel_order, mean, std, align_corners: what the weights were trained with, see ``models.cascade.Cascade``.
         backbone_weights, resnet: to start from a ResNet with the same blocks, see ``models.mspn.load_resnet``.
         rules: see :func:`build_top_down`.
     """
@@ -170,7 +171,7 @@ def build_cascade(
         refine = PoseRefineMachine(k) if prm else None
         model = Cascade(
             block, k, num_stages, blocks, planes, width, stem_width, stem_kernel,
-            refine, answer.peak_height, channel_order, mean, std, answer.loss, answer.outputs,
+            refine, answer.peak_height, channel_order, mean, std, answer.loss, answer.outputs, align_corners,
         )  # fmt: skip
         if backbone_weights is not None:
             load_resnet(model, backbone_weights, resnet)
@@ -263,18 +264,20 @@ def simplebaseline_resnet101(skeleton: Skeleton, **options) -> tuple[SimpleBasel
 POSE = Task("pose", lambda model, batch: model(batch.images, batch.targets)[1], known_boxes=True)
 
 
+VARIED = ("scale", "rotation", "flip", "colours", "half_body", "further_extension")
+"""What a training view says about a person's crop."""
+
+
 def _view(decoder: CropDecoder) -> TrainingView:
     how = SETTINGS.get(decoder.skeleton.name, COCO_SETTINGS).augmentation
-    return TrainingView(
-        image_size=max(decoder.rule.size), scale=how.scale, rotation=how.rotation, flip=how.flip, colours=how.colours
-    )
+    return TrainingView(image_size=max(decoder.rule.size), **{name: getattr(how, name) for name in VARIED})
 
 
 def _examples(source: SampleSource, decoder: CropDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
     """People's crops, varied as the published code does but for what the view says."""
     how = None
     if view.augment:
-        own: Mapping = {name: getattr(view, name) for name in ("scale", "rotation", "flip", "colours")}
+        own: Mapping = {name: getattr(view, name) for name in VARIED}
         how = replace(SETTINGS.get(skeleton.name, COCO_SETTINGS).augmentation, **own)
     return PersonCropDataset(source, decoder.rule.resized(view.image_size), skeleton, how)
 

@@ -81,6 +81,7 @@ class Stage(nn.Module):
         width: channels on the way up.
         num_keypoints: heatmaps.
         last: the last stage hands nothing over.
+        align_corners: see :class:`Cascade`.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Stage(nn.Module):
         width: int,
         num_keypoints: int,
         last: bool,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.down = nn.ModuleList()
@@ -111,6 +113,7 @@ class Stage(nn.Module):
             ]
         )
         self.hand_over = None if last else HandOver(channels, width, stem_width)
+        self.align_corners = align_corners
         self.convolve_first = False
         for layer in self.down.modules():
             if isinstance(layer, nn.Conv2d):
@@ -140,7 +143,7 @@ class Stage(nn.Module):
         up = self.climb(down)
         size = up[0].shape[-2:]
         levels = [0] if finest_only else reversed(range(len(up)))
-        heatmaps = [_resize(self.heads[level](up[level]), size) for level in levels]
+        heatmaps = [self._resize(self.heads[level](up[level]), size) for level in levels]
         if self.hand_over is None:
             return heatmaps, None, None
         return heatmaps, *self.hand_over(down, up)
@@ -153,11 +156,16 @@ class Stage(nn.Module):
             if up:
                 size = features.shape[-2:]
                 if self.convolve_first:
-                    features = features + _resize(self.above[level](up[0]), size)
+                    features = features + self._resize(self.above[level](up[0]), size)
                 else:
-                    features = features + self.above[level](_resize(up[0], size))
+                    features = features + self.above[level](self._resize(up[0], size))
             up.insert(0, F.relu(features, inplace=True))
         return up
+
+    def _resize(self, maps: Tensor, size: torch.Size) -> Tensor:
+        if maps.shape[-2:] == size:
+            return maps
+        return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
 
 
 class Cascade(nn.Module):
@@ -177,6 +185,9 @@ class Cascade(nn.Module):
         mean, std: of the pixels in [0, 1], in RGB order; what the network subtracts and divides by.
         loss: what ``targets`` are compared by: (outputs, targets) -> dict of scalars.
         outputs: what the maps mean, heights or logits.
+        align_corners: coarse maps are made finer with their corner cells on corner cells, as in the published networks:
+            towards the border a cell's features then come from up to half a coarse cell beside it, and how far depends
+            on the crop's size. False takes them from where the cell is.
 
     Attributes:
         recompute: in training, keep only the stages' inputs and compute the rest again in the backward pass.
@@ -203,6 +214,7 @@ class Cascade(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         loss: Callable[[CropOutputs, CropTargets], dict[str, Tensor]] | None = None,
         outputs: type[CropOutputs] = CropOutputs,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         if num_stages < 1:
@@ -212,7 +224,7 @@ class Cascade(nn.Module):
         self.stem = Stem(stem_width, stem_kernel)
         self.stages = nn.ModuleList(
             [
-                Stage(block, blocks, planes, stem_width, width, num_keypoints, last=number == num_stages - 1)
+                Stage(block, blocks, planes, stem_width, width, num_keypoints, number == num_stages - 1, align_corners)
                 for number in range(num_stages)
             ]
         )
@@ -258,9 +270,3 @@ class Cascade(nn.Module):
             # Interpolation and 1x1 convolution commute, and at the lower resolution the latter is four times cheaper.
             stage.convolve_first = True
 
-
-def _resize(maps: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, corner cells on corner cells, as in the published networks."""
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
