@@ -170,9 +170,8 @@ def test_a_training_view_says_how_a_top_down_network_s_crops_vary():
         image_size=64, scale=(1.0, 1.0), rotation=0.0, flip=0.0, half_body=0.0, further_extension=(0.0, 0.0)
     )
     _, decoder = FAMILY.methods["topdown_lite"](DOLL, crop=(64, 48), extension=PersonAugmentation().extension)
-    training, use = (
-        FAMILY.teaching.examples(Dots(), decoder, DOLL, dataclasses.replace(view, augment=augment)) for augment in (True, False)
-    )
+    views = (dataclasses.replace(view, augment=augment) for augment in (True, False))
+    training, use = (FAMILY.teaching.examples(Dots(), decoder, DOLL, own) for own in views)
     for index in range(len(use)):
         one, other = drawn(training, index, index), use[index]
         assert_close(one["keypoints"], other["keypoints"], atol=1e-3, rtol=0)
