@@ -142,8 +142,8 @@ class TrainOptions:
 
     @property
     def data_sets(self) -> list[str]:
-        """What ``data`` names, one after the other."""
-        return self.data.split(",")
+        """What ``data`` names, one after the other; a folder whose name has a comma is one."""
+        return [self.data] if Path(self.data).expanduser().is_dir() else self.data.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -225,7 +225,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
             options.limit,
             options.synthetic_count,
             TRAIN_SEED,
-            people=teaching.people,
+            fewest_people=teaching.fewest_people,
             with_keypoints=options.limit is not None,
             layout=LAYOUTS[options.format],
         )

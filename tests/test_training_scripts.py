@@ -18,6 +18,8 @@ import torch
 from torch.testing import assert_close
 
 from multiposenet.checkpoint import load_tensors, save_weights, training_states
+from multiposenet.data.arrangements import ARRANGEMENTS
+from multiposenet.data.sources import SYNTHETIC_KINDS, open_dataset
 from multiposenet.methods import PoseMethod, build_method
 from multiposenet.options import read_options_file
 from multiposenet.predictor import load
@@ -182,6 +184,22 @@ def test_parts_named_frozen_stay_as_they_were(folder, joint):
     argv = ["--train", "keypoints", "--weights", str(joint / "best.safetensors"), "--frozen", "backbone"]
     result = train_posenet.main([*argv, "--out", str(folder / "frozen"), *QUICK])
     assert parts_that_differ(joint / "best.safetensors", result) == {"keypoint_pyramid", "keypoint_subnet"}
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_set(tmp_path):
+    folder = tmp_path / "people, many"
+    folder.mkdir()
+    options = train_posenet.TrainOptions
+    assert options(data=str(folder)).data_sets == [str(folder)]
+    assert options(data=f"{tmp_path},synthetic").data_sets == [str(tmp_path), "synthetic"]
+
+
+def test_pictures_drawn_to_learn_from_have_as_many_people_as_their_arrangement():
+    crowded, like_coco = (
+        open_dataset(kind, "train2017", COCO_PERSON, synthetic_count=2, fewest_people=0) for kind in SYNTHETIC_KINDS
+    )
+    assert crowded.people == (0, 8)
+    assert like_coco.people == (0, ARRANGEMENTS["coco"].people[1])
 
 
 def test_several_data_sets_are_learnt_from_together_and_named_in_the_weights(folder):

@@ -34,7 +34,7 @@ def open_dataset(
     limit: int | None = None,
     synthetic_count: int = 200,
     synthetic_seed: int = VALIDATION_SEED,
-    people: tuple[int, int] | None = None,
+    fewest_people: int | None = None,
     with_keypoints: bool = False,
     layout: CocoFormat = COCO_FORMAT,
     label_cache: bool | str | Path = False,
@@ -45,7 +45,8 @@ def open_dataset(
         data: a key of ``SYNTHETIC_KINDS``, or a folder with ``annotations/`` and pictures.
         split: for a folder, e.g. ``train2017``.
         limit: only the first pictures.
-        synthetic_count, synthetic_seed, people: for synthetic pictures; by default the people of their arrangement.
+        synthetic_count, synthetic_seed: for synthetic pictures, which have as many people as their arrangement says.
+        fewest_people: the least of those, if others.
         with_keypoints: for a folder, only pictures in which somebody has labelled keypoints.
         layout: for a folder, how its files are laid out, one of ``LAYOUTS`` or like them.
         label_cache: for a folder, see ``CocoKeypoints``.
@@ -56,7 +57,8 @@ def open_dataset(
     if data in SYNTHETIC_KINDS:
         count = synthetic_count if limit is None else min(limit, synthetic_count)
         arrangement = SYNTHETIC_KINDS[data]
-        people = people or ARRANGEMENTS[arrangement].people
+        fewest, most = ARRANGEMENTS[arrangement].people
+        people = (fewest if fewest_people is None else fewest_people, most)
         return SyntheticPeople(count, seed=synthetic_seed, people=people, skeleton=skeleton, arrangement=arrangement)
     if not Path(data).expanduser().is_dir():
         names = ", ".join(SYNTHETIC_KINDS)

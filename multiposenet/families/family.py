@@ -84,14 +84,14 @@ class Teaching:
         view: (decoder) -> a view whose fields stand in where nobody says.
         examples: (source, decoder, skeleton, view with every field that ``view`` fills) -> what a loader draws from.
         collate: examples -> batch.
-        people: fewest and most people of a synthetic picture to learn from.
+        fewest_people: of a synthetic picture to learn from.
     """
 
     tasks: Mapping[str, tuple[Task, ...]]
     view: Callable[[Any], TrainingView]
     examples: Callable[[SampleSource, Any, Skeleton, TrainingView], Dataset]
     collate: Callable[[Sequence[Any]], Batch]
-    people: tuple[int, int] = (0, 8)
+    fewest_people: int = 0
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ FAMILY = Family(
         "simplebaseline_resnet101": simplebaseline_resnet101,
     },
     runner=PersonCrops,
-    teaching=Teaching(tasks={"pose": (POSE,)}, view=_view, examples=_examples, collate=collate_crops, people=(1, 8)),
+    teaching=Teaching(tasks={"pose": (POSE,)}, view=_view, examples=_examples, collate=collate_crops, fewest_people=1),
     default_image_size=lambda decoder: max(decoder.rule.size),
     needs_boxes=True,
     average=Ensemble,
