@@ -26,7 +26,7 @@ from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
 FIRST_BLOCKS = "blocks=1x2x2x2"
-"""Of the levels, before the last part: those of the backbone that the first part starts from."""
+"""Of the levels, in the first two parts: those of the backbone that the first part starts from."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     weights = train(work, "default", crowded, "--model_options", start)
     weights = train(work, "more", crowded, "--weights", weights)
     weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
+    weights = train(work, "upright", both, "--weights", weights)
     figures = {
         arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in DRAWN
     }

@@ -227,6 +227,7 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
         "stem_kernel": 3,
         "crop": (192, 128),
         "answer": "distributions",
+        "align_corners": False,
         "resnet": "resnet16_w32",
     }
     return build_cascade(skeleton, **thin | options)
