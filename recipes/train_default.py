@@ -254,7 +254,7 @@ def measure(weights: Path, arrangement: str, work: Path, name: str, *flags: obje
 def evaluated(figures: dict[str, dict[str, float]], where: str = "") -> dict:
     """What weights say about :func:`measure`'s figures of both arrangements."""
     return {
-        "evaluated_on": f"200 synthetic pictures, seed {VALIDATION_SEED}, 1 to 8 people{where}",
+        "evaluated_on": f"200 crowded synthetic pictures, seed {VALIDATION_SEED}{where}",
         "figures": figures["crowded"],
         "figures_like_coco": figures["coco"],
     }
