@@ -224,8 +224,8 @@ class Cascade(nn.Module):
         self.stem = Stem(stem_width, stem_kernel)
         self.stages = nn.ModuleList(
             [
-                Stage(block, blocks, planes, stem_width, width, num_keypoints, number == num_stages - 1, align_corners)
-                for number in range(num_stages)
+                Stage(block, blocks, planes, stem_width, width, num_keypoints, last, align_corners)
+                for last in [False] * (num_stages - 1) + [True]
             ]
         )
         self.refine = nn.Identity() if refine is None else refine
@@ -269,4 +269,3 @@ class Cascade(nn.Module):
         for stage in self.stages:
             # Interpolation and 1x1 convolution commute, and at the lower resolution the latter is four times cheaper.
             stage.convolve_first = True
-
