@@ -12,6 +12,7 @@ The pose residual network has its own script, ``prn_train/train.py``; until it i
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -213,7 +214,8 @@ def cached_on_request(sources: Sequence[SampleSource], options: TrainOptions) ->
 def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
     """Trains one task; the method's model ends with the weights that the returned file holds."""
     model, teaching = method.model, method.family.teaching
-    frozen = (*task.untrained, *options.frozen)
+    there = dict(model.named_children())  # not every model has all that its family's can have
+    frozen = (*(part for part in task.untrained if part in there), *options.frozen)
     model.requires_grad_(True)
     freeze(model, frozen)
 
@@ -272,8 +274,10 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         return task.losses(model, replace(batch, images=images))
 
     def validate(weights) -> dict[str, float]:
-        # A decoder's own network is not trained here, so the averaged copy may share it.
-        predictor = PosePredictor(replace(method, model=weights), device, options.image_size)
+        # A decoder may call parts of its model: in a copy of both they stay one.
+        averaged = copy.deepcopy(method)
+        averaged.model.load_state_dict(weights.state_dict())
+        predictor = PosePredictor(averaged, device, options.image_size)
         return measure(predictor, validation, task)
 
     identities = [source.identity() for source in sources]

@@ -87,6 +87,8 @@ def raw_outputs(people: PersonLabels, decoder: ChainDecoder, like: MultiPoseNetO
         torch.empty_like(like.box_logits).copy_(logits[None]),
         torch.empty_like(like.box_deltas).copy_(deltas[None]),
         image_size,
+        like.features,
+        like.pyramid,
     )
 
 

@@ -14,7 +14,8 @@ from multiposenet.anchors import AnchorGrid
 from multiposenet.distributed import count_over_processes
 from multiposenet.geometry import pairwise_iou
 from multiposenet.heatmap import HeatmapCodec
-from multiposenet.structures import PoseTargets
+from multiposenet.person_maps import PersonMapCodec
+from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
 
 
 def squared_error(maps: Tensor, wanted: Tensor) -> Tensor:
@@ -194,6 +195,49 @@ class DetectionLoss(nn.Module):
         unlabelled = covered_share(anchors, targets.ignore_mask, targets.stride) >= self.ignore_share
         is_background = (best_iou < self.negative) & ~is_person & ~unlabelled
         return matched, is_person, is_person | is_background
+
+
+class RefinerLoss(nn.Module):
+    """Cross-entropy of one person's maps with their labels, around boxes as wrong as a detector's.
+
+    Only keypoints that are labelled and lie in their map count.
+
+    Args:
+        codec: the maps' geometry and labels.
+        weight: of the loss.
+        box_noise: standard deviation of the noise on each side of a true box, a share of the box.
+    """
+
+    def __init__(self, codec: PersonMapCodec, weight: float = 0.5, box_noise: float = 0.04) -> None:
+        super().__init__()
+        self.codec, self.weight, self.box_noise = codec, weight, box_noise
+
+    def forward(
+        self,
+        refiner: Callable[[MultiPoseNetOutputs, Tensor, Tensor], Tensor],
+        outputs: MultiPoseNetOutputs,
+        targets: PoseTargets,
+    ) -> dict[str, Tensor]:
+        """Looks at all people of the batch who have a labelled keypoint.
+
+        Returns:
+            ``refiner``: a scalar, in nats a keypoint.
+        """
+        visible = targets.visibility > 0
+        taught = targets.valid & visible.any(-1)
+        # Where there is nobody it looks at what is there and learns nothing, so that every process has a gradient.
+        some = taught if bool(taught.any()) else torch.ones_like(taught)
+        picture, slot = some.nonzero(as_tuple=True)
+        frames = self.codec.frames(self._noisy(targets.boxes[picture, slot]))
+        logits = refiner(outputs, picture, frames)
+        labels, inside = self.codec.encode(targets.keypoints[picture, slot], frames)
+        counts = visible[picture, slot] & taught[picture, slot][:, None] & inside
+        nats = -(labels.flatten(2) * logits.float().flatten(2).log_softmax(-1)).sum(-1)
+        return {"refiner": self.weight * torch.where(counts, nats, 0.0).sum() / count_over_processes(counts.sum())}
+
+    def _noisy(self, boxes: Tensor) -> Tensor:
+        sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        return boxes + self.box_noise * sides * torch.randn_like(boxes)
 
 
 def covered_share(anchors: Tensor, mask: Tensor, stride: int) -> Tensor:

@@ -74,7 +74,7 @@ def build_method(
         name: one of :func:`list_models`; may be None when the weights file says what it is (ours do).
         weights: path of a weights file, ours or one that ``importers`` knows, or the name of weights that others
             publish for this method. Its metadata gives the skeleton and the builder's options. What a file of only some
-            parts lacks keeps random weights, with a warning.
+            parts lacks keeps random weights, with a warning; so does a part that an option adds to the file's model.
         skeleton: a built-in name, a TOML file or a ``Skeleton``; default: the weights', else COCO's person.
         parts: names of parts of the model -> weights files to take them from, instead of from ``weights``; with them
             come those options of the files that concern the part.
@@ -92,10 +92,12 @@ def build_method(
     others = {part: read_weights(file) for part, file in (parts or {}).items()}
     for part, (content, facts) in others.items():
         options = _options_of(part, content, facts, name or metadata.get("model")) | options
-    method = _assemble(name, skeleton, _file_options(tensors, metadata) | options, metadata, source=str(weights))
+    found = _file_options(tensors, metadata)
+    method = _assemble(name, skeleton, found | options, metadata, source=str(weights))
     model = method.model
     learnt = [part for part, module in model.named_children() if list(module.parameters())]
-    held = [part for part in metadata.get("parts", learnt) if part not in others]
+    new = [part for part in method.family.additions if tensors and not found.get(part)]
+    held = [part for part in metadata.get("parts", learnt) if part not in (*others, *new)]
     if weights is not None:
         own = {key: value for key, value in tensors.items() if key.partition(".")[0] not in others}
         match_tensors(model, own, str(weights), held)
@@ -125,9 +127,15 @@ def match_weights(tensors: Mapping[str, Tensor], metadata: dict, source: str, na
 
 
 def _file_options(tensors: Mapping[str, Tensor], metadata: dict) -> dict:
-    """A file's options, with its grouping said: which one a model has unless told is not the same for all time."""
+    """A file's options, with its grouping and additions said: what a model has unless told is not the same for all
+    time.
+    """
     found = grouping_in(tensors)
-    return ({} if found is None else {"grouping": found}) | metadata.get("options", {})
+    said = {} if found is None else {"grouping": found}
+    if metadata.get("model") in METHODS and "parts" not in metadata:
+        held = {name.partition(".")[0] for name in tensors}
+        said |= {part: part in held for part in family_of(metadata["model"]).additions}
+    return said | metadata.get("options", {})
 
 
 def _options_of(part: str, tensors: Mapping[str, Tensor], metadata: dict, name: str | None) -> dict:

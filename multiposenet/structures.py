@@ -7,8 +7,9 @@ K keypoints, A anchors, M peaks of one keypoint, H x W picture, h x w map.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,23 +43,21 @@ class TensorFields:
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
         """The same structure with every tensor on ``device``."""
-        changes = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), (Tensor, TensorFields))
-        }
-        return dataclasses.replace(self, **changes)
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pictures(self, rows: slice | Tensor):
         """The same structure of some of a batch's pictures, the first axis of every tensor."""
-        changes = {}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, TensorFields):
-                changes[f.name] = value.pictures(rows)
-            elif isinstance(value, Tensor):
-                changes[f.name] = value[rows]
-        return dataclasses.replace(self, **changes)
+        return self._each(lambda value: value.pictures(rows) if isinstance(value, TensorFields) else value[rows])
+
+    def _each(self, change: Callable[[Any], Any]):
+        """The same structure with every tensor, and every structure of tensors, changed; in tuples too."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(changed, value))
+            return change(value) if isinstance(value, (Tensor, TensorFields)) else value
+
+        return dataclasses.replace(self, **{f.name: changed(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
@@ -236,6 +235,7 @@ class MultiPoseNetOutputs(TensorFields):
         box_deltas: [N, A, 4], box offsets to the anchors.
         image_size: (H, W) of the images that went in.
         features: [N, F, h, w], what the heatmaps are predicted from.
+        pyramid: the keypoint subnet's levels K2..K5, each [N, C, h_l, w_l], for a network that looks at people again.
 
     A field is None when its part of the network was not asked for.
     """
@@ -245,6 +245,7 @@ class MultiPoseNetOutputs(TensorFields):
     box_deltas: Tensor | None
     image_size: tuple[int, int]
     features: Tensor | None = None
+    pyramid: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         _check(

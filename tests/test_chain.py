@@ -76,7 +76,7 @@ def assert_same_people(poses, atol: float, keypoints: Tensor = KEYPOINTS, boxes:
 
 def merged(*views: View) -> list:
     chain = decoder()
-    return chain.poses(*chain.merge(views), views[0].outputs.image_size)
+    return chain.poses(*chain.merge(views), views)
 
 
 def test_known_people_come_back_from_a_perfect_network_s_outputs():

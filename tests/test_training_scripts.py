@@ -180,6 +180,24 @@ def test_separate_training_keeps_a_folder_a_phase_and_the_result_above_them(sepa
         assert files(separate / phase) == RUN_FILES - {"options.toml"}
 
 
+def test_validation_measures_the_averaged_weights_also_of_parts_that_the_decoder_calls(folder, joint, monkeypatch):
+    measured = []
+
+    def measure(predictor, *_) -> dict[str, float]:
+        model = predictor.method.model
+        assert predictor.method.decoder.refine.network is model.refiner
+        measured.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"AP": 0.0}
+
+    monkeypatch.setattr(train_posenet, "measure_ap", measure)
+    argv = ["--train", "joint", "--weights", str(joint / "best.safetensors"), "--model_options", "refiner=true"]
+    with pytest.warns(UserWarning, match="random weights in refiner"):
+        result = train_posenet.main([*argv, "--out", str(folder / "refined"), *QUICK])
+    assert float(rows(folder / "refined")[0]["refiner"]) > 0
+    saved = load_tensors(result)[0]
+    assert_close(measured[0], saved)
+
+
 def test_parts_named_frozen_stay_as_they_were(folder, joint):
     argv = ["--train", "keypoints", "--weights", str(joint / "best.safetensors"), "--frozen", "backbone"]
     result = train_posenet.main([*argv, "--out", str(folder / "frozen"), *QUICK])

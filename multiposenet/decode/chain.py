@@ -42,6 +42,7 @@ class ChainDecoder:
         grouping: joins both to people, see ``decode.grouping``.
         skeleton: names the keypoints and says how they mirror.
         appearance: tell the grouping what the heatmaps were predicted from where a peak is; of several views the first.
+        refine: (people, boxes, views) -> people once they are grouped, see ``decode.refinement``; None leaves them.
     """
 
     codec: HeatmapCodec
@@ -49,15 +50,16 @@ class ChainDecoder:
     grouping: Callable[[Peaks, Detections], GroupedPeople]
     skeleton: Skeleton
     appearance: bool = False
+    refine: Callable[[GroupedPeople, Detections, Sequence[View]], GroupedPeople] | None = None
 
     def __call__(self, outputs: MultiPoseNetOutputs) -> list[Poses]:
         """People of each picture, best first, in pixels of the network's input."""
-        return self.poses(*self.detect(outputs), outputs.image_size)
+        return self.from_views([View(outputs)])
 
     def from_views(self, views: Sequence[View], boxes: Detections | None = None) -> list[Poses]:
         """People of each picture that several views agree on, in pixels of the first; ``boxes`` replace the found."""
         peaks, detections = self.find(views)
-        return self.poses(peaks, detections if boxes is None else boxes, views[0].outputs.image_size)
+        return self.poses(peaks, detections if boxes is None else boxes, views)
 
     def find(self, views: Sequence[View]) -> tuple[Peaks, Detections]:
         """Peaks and person boxes of one view, or those that several agree on, in pixels of the first."""
@@ -95,9 +97,12 @@ class ChainDecoder:
         )
         return self._peaks(torch.stack(maps).mean(0), first.features), self.boxes.suppress(together)
 
-    def poses(self, peaks: Peaks, detections: Detections, image_size: tuple[int, int]) -> list[Poses]:
-        """Groups peaks around boxes and sorts each picture's people by score."""
-        return self.grouping(peaks, detections).to_poses(detections, self.skeleton, image_size)
+    def poses(self, peaks: Peaks, detections: Detections, views: Sequence[View]) -> list[Poses]:
+        """Groups peaks around boxes, both found in the views, and sorts each picture's people by score."""
+        people = self.grouping(peaks, detections)
+        if self.refine is not None:
+            people = self.refine(people, detections, views)
+        return people.to_poses(detections, self.skeleton, views[0].outputs.image_size)
 
     def _peaks(self, heatmaps: Tensor, features: Tensor | None) -> Peaks:
         heard = features.float() if self.appearance and features is not None else None

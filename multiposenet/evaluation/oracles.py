@@ -220,7 +220,7 @@ def _predict(
     for part in parts:
         state = ORACLES[part](state)
     grouped = dataclasses.replace(decoder, grouping=state.grouping)
-    people = grouped.poses(state.peaks, state.detections, canvas.views[0].outputs.image_size)
+    people = grouped.poses(state.peaks, state.detections, canvas.views)
     results = []
     for poses, sample, window in zip(people, samples, canvas.windows, strict=True):
         poses = to_picture(poses.to("cpu"), window, sample.image.shape[:2])

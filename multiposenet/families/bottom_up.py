@@ -14,16 +14,19 @@ from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
 from multiposenet.decode.boxes import BoxDecoder
 from multiposenet.decode.chain import ChainDecoder
+from multiposenet.decode.refinement import Refinement
 from multiposenet.families.family import Family, Task, Teaching, TrainingView, choose
 from multiposenet.groupings import make_grouping
 from multiposenet.heatmap import HeatmapCodec, PixelPeakCodec
 from multiposenet.inference.settings import RunnerSettings
 from multiposenet.inference.whole_pictures import WholePictures
-from multiposenet.losses import MAP_ANSWERS, DetectionLoss, KeypointLoss
+from multiposenet.losses import MAP_ANSWERS, DetectionLoss, KeypointLoss, RefinerLoss
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.models.multiposenet import TASKS, MultiPoseNet, Pyramid
+from multiposenet.models.pose_refiner import PoseRefiner
+from multiposenet.person_maps import PersonMapCodec
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Batch, Detections
 
@@ -75,6 +78,8 @@ def build_multiposenet(
     detection_weight: float = 1.0,
     grouping: str = "pose_residual",
     grouping_options: dict | None = None,
+    refiner: bool = False,
+    refiner_weight: float = 0.5,
 ) -> tuple[MultiPoseNet, ChainDecoder]:
     """MultiPoseNet; the defaults are the reference layout of the published PyTorch weights.
 
@@ -106,6 +111,8 @@ def build_multiposenet(
         grouping: key in ``groupings.GROUPINGS``; its network is the model's part ``prn``.
         grouping_options: arguments of its builder; those of the pose residual network are the ``prn_*`` above. A set
             assignment that hears the ``appearance`` of peaks is told ``merged_width`` features.
+        refiner: look at every person once more, see ``models.pose_refiner`` and ``decode.refinement``.
+        refiner_weight: of its loss, see ``losses.RefinerLoss``.
 
     Raises:
         ValueError: an option has a value that it does not know or that does not fit another.
@@ -153,13 +160,20 @@ def build_multiposenet(
     if appearance not in (0, merged_width):
         raise ValueError(f"grouping_options: appearance must be 0 or merged_width ({merged_width}), got {appearance}")
     network, group = make_grouping(grouping, skeleton, **own_options)
+    person_maps = PersonMapCodec()
+    second = (
+        PoseRefiner(k, channels, merged_width, k + person_mask, person_maps.size) if refiner else None
+    )
     model = MultiPoseNet(
         **parts,
         prn=network,
         keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight, answer=answer),
         detection_loss=DetectionLoss(grid, weight=detection_weight),
+        refiner=second,
+        refiner_loss=RefinerLoss(person_maps, refiner_weight) if refiner else None,
     )
-    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0).limited(box_threshold)
+    refine = Refinement(second, person_maps, skeleton) if refiner else None
+    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0, refine).limited(box_threshold)
 
 
 FROM_SCRATCH = {
@@ -234,7 +248,7 @@ KEYPOINTS = Task(
 DETECTION = Task(
     "detection",
     _losses_of("detection"),
-    ("backbone", "keypoint_pyramid", "keypoint_subnet", "prn"),
+    ("backbone", "keypoint_pyramid", "keypoint_subnet", "prn", "refiner"),
     rate="detection_lr",
 )
 JOINT = Task("joint", _losses_of(*TASKS), ("prn",))
@@ -283,5 +297,7 @@ FAMILY = Family(
         "prn": ("prn_", "grouping"),
         "detection_pyramid": ("p6_from",),
         "detection_subnet": ("anchors", "box_rule"),
+        "refiner": ("refiner",),
     },
+    additions=("refiner",),
 )

@@ -107,6 +107,8 @@ class Family:
         needs_boxes: whether somebody else must find the people first.
         part_options: by part of the model, how the names of the options begin without which the part's weights would
             mean something else.
+        additions: parts that a model has when the option of the same name asks for them, and that weights of a model
+            without them can be given.
         average: several models -> one that answers with their mean; None where that makes no sense.
         published: by method, weights that others publish: what they are called -> gives the file, downloading it where
             it is not there yet.
@@ -119,6 +121,7 @@ class Family:
     default_image_size: Callable[[Any], int]
     needs_boxes: bool = False
     part_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    additions: tuple[str, ...] = ()
     average: Callable[[Sequence[nn.Module]], nn.Module] | None = None
     published: Mapping[str, Mapping[str, Callable[[], Path]]] = field(default_factory=dict)
 

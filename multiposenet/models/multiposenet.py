@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from multiposenet.losses import DetectionLoss, KeypointLoss
+from multiposenet.losses import DetectionLoss, KeypointLoss, RefinerLoss
 from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
+from multiposenet.models.pose_refiner import PoseRefiner
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
 
 TASKS = ("keypoints", "detection")
@@ -71,6 +72,8 @@ class MultiPoseNet(nn.Module):
     Args:
         backbone, keypoint_pyramid, keypoint_subnet, detection_pyramid, detection_subnet, prn: the parts.
         keypoint_loss, detection_loss: what ``targets`` are compared by.
+        refiner, refiner_loss: looks at every person once more; None for a network that does not. Like the grouping's
+            network it is called by the decoder, on the people found; in training on the true ones.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class MultiPoseNet(nn.Module):
         prn: nn.Module,
         keypoint_loss: KeypointLoss,
         detection_loss: DetectionLoss,
+        refiner: PoseRefiner | None = None,
+        refiner_loss: RefinerLoss | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -93,6 +98,8 @@ class MultiPoseNet(nn.Module):
         self.prn = prn
         self.keypoint_loss = keypoint_loss
         self.detection_loss = detection_loss
+        self.refiner = refiner
+        self.refiner_loss = refiner_loss
         # The network normalises its own input, so that normalisation cannot be forgotten or done twice.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -112,7 +119,7 @@ class MultiPoseNet(nn.Module):
         """
         image_size = tuple(images.shape[-2:])
         losses: dict[str, Tensor] = {}
-        heatmaps = box_logits = box_deltas = merged = None
+        heatmaps = box_logits = box_deltas = merged = pyramid = None
         features = self.backbone((images - self.mean) / self.std)
 
         if "keypoints" in tasks:
@@ -128,4 +135,8 @@ class MultiPoseNet(nn.Module):
             if targets is not None:
                 losses |= self.detection_loss(box_logits, box_deltas, targets, image_size)
 
-        return MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size, merged), losses
+        levels = None if self.refiner is None or pyramid is None else tuple(pyramid)
+        outputs = MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size, merged, levels)
+        if levels is not None and targets is not None:
+            losses |= self.refiner_loss(self.refiner, outputs, targets)
+        return outputs, losses

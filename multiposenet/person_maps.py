@@ -1,0 +1,79 @@
+"""The maps of one person, laid over the person's box: labels for training, and back from logits to keypoints.
+
+Encoding and decoding live together; ``tests/test_person_maps.py`` inverts one by the other. A map covers the box made
+larger, and its cells are squares in the picture, whatever shape the box has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum
+from multiposenet.geometry import expand_boxes, points_to_shares, shares_to_points
+from multiposenet.heatmap import sums_around
+
+LEAST_SIDE = 4.0
+"""Pixels; a box without area is looked at as if it had this."""
+
+
+@dataclass(frozen=True)
+class PersonMapCodec:
+    """Keypoints of people to cells of their maps, and logits of the cells to keypoints.
+
+    Args:
+        size: (h, w) of a map.
+        extension: factor by which a box is made larger before its shorter side is lengthened to the map's shape.
+        sigma: width in cells of the Gaussian that a label is.
+        reach: half width in cells of the square whose probability is a keypoint's chance.
+    """
+
+    size: tuple[int, int] = (64, 48)
+    extension: float = 1.25
+    sigma: float = 1.0
+    reach: int = 2
+
+    def frames(self, boxes: Tensor) -> Tensor:
+        """What the maps of boxes [R, 4] cover: [R, 4] xyxy in the same pixels; it may leave the picture."""
+        height, width = self.size
+        larger = expand_boxes(boxes.float(), self.extension)
+        middle, sides = (larger[:, 2:] + larger[:, :2]) / 2, (larger[:, 2:] - larger[:, :2]).clamp(min=LEAST_SIDE)
+        across = torch.maximum(sides[:, 0], sides[:, 1] * (width / height))
+        halves = torch.stack([across, across * (height / width)], dim=1) / 2
+        return torch.cat([middle - halves, middle + halves], dim=1)
+
+    def encode(self, keypoints: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels of people.
+
+        Args:
+            keypoints: [R, K, 2] pixels; frames: [R, 4] of :meth:`frames`.
+
+        Returns:
+            maps [R, K, h, w], each a Gaussian with sum 1, and whether the keypoint lies in its map [R, K] bool.
+        """
+        shares = points_to_shares(keypoints.float(), frames[:, None])
+        inside = ((shares >= 0) & (shares <= 1)).all(-1)
+        cells = shares * shares.new_tensor(self.size[::-1]) - 0.5
+        (maps,) = GaussianLabels((self.sigma,)).encode(cells, self.size, 1)
+        return maps / maps.sum((-2, -1), keepdim=True).clamp(min=1e-6), inside
+
+    def decode(self, logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The keypoints of people.
+
+        Args:
+            logits: [R, K, h, w]; a keypoint's chances of lying in a cell are their softmax.
+            frames: [R, 4] of :meth:`frames`.
+
+        Returns:
+            keypoints [R, K, 2] in the frames' pixels, and the chance [R, K] in [0, 1] that each lies near that place.
+        """
+        chances = logits.float().flatten(2).softmax(-1).view_as(logits)
+        cells, _ = RefinedMaximum().locate(chances, 1)
+        size = cells.new_tensor(self.size[::-1])
+        maps = torch.arange(chances.shape[0] * chances.shape[1], device=chances.device)
+        nearest = torch.minimum(cells.round().clamp(min=0), size - 1).long()
+        near = sums_around(chances.flatten(0, 1), maps, nearest.flatten(0, 1), self.reach)
+        keypoints = shares_to_points((cells + 0.5) / size, frames[:, None])
+        return keypoints, near.view(cells.shape[:2]).clamp(max=1)
