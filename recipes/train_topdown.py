@@ -25,8 +25,9 @@ from multiposenet.models.mspn import start_new_blocks
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
-FIRST_BLOCKS = "blocks=1x2x2x2"
-"""Of the levels, in the first two parts: those of the backbone that the first part starts from."""
+FIRST_OPTIONS = "blocks=1x2x2x2,crop=192x128"
+"""Blocks of the levels, in the first two parts: those of the backbone that the first part starts from. Small crops, until
+the last part, because so many people pass in little time."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -43,11 +44,12 @@ def main() -> None:
 
     crowded = draw_people(work, "crowded")
     both = f"{crowded},{draw_people(work, 'coco')}"
-    start = f"{FIRST_BLOCKS},backbone_weights={arguments.backbone}"
+    start = f"{FIRST_OPTIONS},backbone_weights={arguments.backbone}"
     weights = train(work, "default", crowded, "--model_options", start)
     weights = train(work, "more", crowded, "--weights", weights)
     weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
     weights = train(work, "upright", both, "--weights", weights)
+    weights = train(work, "fine", both, "--weights", weights)
     figures = {
         arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in DRAWN
     }

@@ -96,6 +96,14 @@ def test_moving_to_a_device_moves_every_tensor_and_keeps_the_rest():
     assert (moved.stride, moved.unknown_mask) == (4, None)
 
 
+def test_tensors_in_tuples_are_moved_and_picked_too_and_plain_numbers_stay():
+    outputs = MultiPoseNetOutputs(torch.zeros(2, 3, 8, 8), None, None, (32, 32), pyramid=(torch.zeros(2, 4, 8, 8),) * 2)
+    moved, first = outputs.to("meta"), outputs.pictures(slice(0, 1))
+    assert [level.device.type for level in moved.pyramid] == ["meta", "meta"]
+    assert [tuple(level.shape) for level in first.pyramid] == [(1, 4, 8, 8)] * 2
+    assert moved.image_size == first.image_size == (32, 32)
+
+
 def test_moving_a_batch_moves_its_targets_too():
     moved = Batch(torch.zeros(2, 3, 32, 32), targets(), ("a.png", "b.png")).to("meta")
     assert moved.images.device.type == moved.targets.boxes.device.type == "meta"

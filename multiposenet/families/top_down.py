@@ -212,7 +212,7 @@ def cascades() -> dict[str, Builder]:
 
 
 def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
-    """Real time on a CPU: one stage of basic blocks on small crops, answers that are learnt fast; 3.6 M parameters.
+    """Real time on a CPU: one stage of basic blocks, answers that are learnt fast; 3.6 M parameters.
 
     Its way down has the layers of ``multiposenet_lite``'s backbone, whose weights can start it (``backbone_weights``),
     and twice as many blocks at strides 4, 8 and 16.
@@ -225,7 +225,6 @@ def topdown_lite(skeleton: Skeleton, **options) -> tuple[Cascade, CropDecoder]:
         "width": 64,
         "stem_width": 32,
         "stem_kernel": 3,
-        "crop": (192, 128),
         "answer": "distributions",
         "align_corners": False,
         "resnet": "resnet16_w32",
