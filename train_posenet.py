@@ -181,8 +181,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def with_defaults(options: TrainOptions, method: PoseMethod) -> TrainOptions:
-    """The options with what the method's family says where nothing was said."""
+    """The options with what the method's family says where nothing was said.
+
+    Raises:
+        ValueError: an option was given that means nothing to this family.
+    """
     teaching = method.family.teaching
+    if useless := [name for name in teaching.unused if getattr(options, name) is not None]:
+        flags = ", ".join(f"--{name}" for name in useless)
+        raise ValueError(f"{options.model} is trained without {flags}; leave it out (family {method.family.name})")
     own = {"train": next(iter(teaching.tasks)), **vars(teaching.view(method.decoder))}
     return replace(options, **{name: value for name, value in own.items() if getattr(options, name) is None})
 

@@ -26,8 +26,8 @@ from multiposenet.predictor import DEFAULT_WEIGHTS
 
 NAME = "topdown_lite"
 FIRST_OPTIONS = "blocks=1x2x2x2,crop=192x128"
-"""Blocks of the levels, in the first two parts: those of the backbone that the first part starts from. Small crops, until
-the last part, because so many people pass in little time."""
+"""Blocks of the levels, in the first two parts: those of the backbone that the first part starts from. Small crops
+until the last part, because so many people pass in little time."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 

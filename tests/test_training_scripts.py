@@ -198,6 +198,21 @@ def test_validation_measures_the_averaged_weights_also_of_parts_that_the_decoder
     assert_close(measured[0], saved)
 
 
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ("multiposenet_lite", ["--half_body", "0"]),
+        ("onestage_resnet50", ["--further_extension", "0.1,0.1"]),
+        ("topdown_lite", ["--crop", "64"]),
+    ],
+)
+def test_an_option_that_means_nothing_to_the_model_is_refused(folder, model, given):
+    out = folder / "useless"
+    with pytest.raises(ValueError, match=f"{model} is trained without {given[0]}; leave it out"):
+        train_posenet.main(["--model", model, *given, "--out", str(out), *QUICK])
+    assert not out.exists()
+
+
 def test_parts_named_frozen_stay_as_they_were(folder, joint):
     argv = ["--train", "keypoints", "--weights", str(joint / "best.safetensors"), "--frozen", "backbone"]
     result = train_posenet.main([*argv, "--out", str(folder / "frozen"), *QUICK])

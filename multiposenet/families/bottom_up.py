@@ -15,7 +15,7 @@ from multiposenet.data.whole_image import SampleSource, WholeImageDataset, colla
 from multiposenet.decode.boxes import BoxDecoder
 from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.refinement import Refinement
-from multiposenet.families.family import Family, Task, Teaching, TrainingView, choose
+from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView, choose
 from multiposenet.groupings import make_grouping
 from multiposenet.heatmap import HeatmapCodec, PixelPeakCodec
 from multiposenet.inference.settings import RunnerSettings
@@ -291,6 +291,7 @@ FAMILY = Family(
         view=lambda decoder: TrainingView(image_size=480, scale=(0.8, 1.2), rotation=40.0, flip=0.5, colours=True),
         examples=_examples,
         collate=collate,
+        unused=OF_ONE_PERSON,
     ),
     default_image_size=lambda decoder: 480,
     part_options={

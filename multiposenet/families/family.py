@@ -25,6 +25,9 @@ class Decoder(Protocol):
         """The same decoder with other limits; None keeps what it has."""
 
 
+OF_ONE_PERSON = ("half_body", "further_extension")
+"""Fields of a view that say how one person's crop is shown, not a picture."""
+
 Builder = Callable[..., tuple[nn.Module, Decoder]]
 """(skeleton, **options) -> model with random weights, decoder."""
 
@@ -85,6 +88,7 @@ class Teaching:
         examples: (source, decoder, skeleton, view with every field that ``view`` fills) -> what a loader draws from.
         collate: examples -> batch.
         fewest_people: of a synthetic picture to learn from.
+        unused: fields of a view that mean nothing to this family.
     """
 
     tasks: Mapping[str, tuple[Task, ...]]
@@ -92,6 +96,7 @@ class Teaching:
     examples: Callable[[SampleSource, Any, Skeleton, TrainingView], Dataset]
     collate: Callable[[Sequence[Any]], Batch]
     fewest_people: int = 0
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
 from multiposenet.decode.rois import RoiDecoder
-from multiposenet.families.family import Family, Task, Teaching, TrainingView, choose
+from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView, choose
 from multiposenet.importers.torchvision_keypoint_rcnn import PUBLISHED, fetch_published, seed
 from multiposenet.inference.roi_pictures import RoiPictures
 from multiposenet.models.backbones import Backbone
@@ -145,6 +145,7 @@ FAMILY = Family(
         view=lambda decoder: VIEW,
         examples=_examples,
         collate=collate,
+        unused=OF_ONE_PERSON,
     ),
     default_image_size=lambda decoder: IMAGE_SIZE,
     published={"keypoint_rcnn_resnet50": {PUBLISHED: fetch_published}},
