@@ -20,7 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -213,18 +213,21 @@ def detected_inputs(predictor: PosePredictor, dataset: CocoKeypoints) -> dict[st
         labels.append(picture)
         for kind, own, found in (
             ("peaks", label_peaks(picture, PeakDegradation(), _dice(image_id, 0)),
-             owned_peaks(peaks, picture, dataset.skeleton)),
+             owned_peaks(peaks, picture, dataset.skeleton, detections.valid[0].numpy())),
             ("boxes", label_boxes(picture, BoxDegradation(), _dice(image_id, 1)),
              owned_boxes(detections, picture)),
         ):  # fmt: skip
             halves[kind]["label"].append(own)
             halves[kind]["network"].append(found)
-    return {
-        f"{peaks} peaks, {boxes} boxes": pack_input(
-            labels, halves["peaks"][peaks], halves["boxes"][boxes], dataset.skeleton.num_keypoints
+    inputs = {}
+    for peaks, boxes in itertools.product(halves["peaks"], halves["boxes"]):
+        seen = halves["peaks"][peaks]
+        if boxes == "label":  # how the network's own boxes see the peaks is not how these do
+            seen = [replace(own, seen_by=None) for own in seen]
+        inputs[f"{peaks} peaks, {boxes} boxes"] = pack_input(
+            labels, seen, halves["boxes"][boxes], dataset.skeleton.num_keypoints
         )
-        for peaks, boxes in itertools.product(halves["peaks"], halves["boxes"])
-    }
+    return inputs
 
 
 def _dice(image_id: int, part: int) -> np.random.Generator:

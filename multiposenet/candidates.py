@@ -41,6 +41,8 @@ class Candidates(TensorFields):
         box_features: [B, BOX_FEATURES].
         evidence: [S, K] in [0, 1], the roots of what all maps hold where the peak is; 0 for peaks of no maps.
         appearance: [S, F], what the maps were predicted from there; F is 0 where peaks do not tell.
+        seen: [S] in [0, 1], the chance that the box's person has the keypoint there by the person's own maps; 0 where
+            nobody looked.
         rivals: [S, R] long; the tokens that are the same peak seen from the other boxes that suit it best, -1 for none.
         slots: (N, P, M), how many pictures, boxes a picture and peaks a keypoint there are room for.
         packed: only what there is has a token; otherwise every box has K x T.
@@ -59,6 +61,7 @@ class Candidates(TensorFields):
     box_features: Tensor
     evidence: Tensor
     appearance: Tensor
+    seen: Tensor
     rivals: Tensor
     slots: tuple[int, int, int]
     packed: bool
@@ -199,6 +202,7 @@ def collect_candidates(
         box_features,
         _evidence(peaks, tokens),
         _told(peaks, peaks.appearance, 0, tokens),
+        _seen(peaks, tokens, boxes.slot),
         rivals,
         (*detections.valid.shape, max_peaks),
         pack,
@@ -278,6 +282,13 @@ def _evidence(peaks: Peaks, tokens: _Tokens) -> Tensor:
     told = _told(peaks, peaks.evidence, peaks.scores.shape[1], tokens)
     # Roots, because what matters is whether little is nothing.
     return told if peaks.evidence is None else told.clamp(0, 1).sqrt()
+
+
+def _seen(peaks: Peaks, tokens: _Tokens, slot: Tensor) -> Tensor:
+    if peaks.seen_by is None:
+        return peaks.scores.new_zeros(len(tokens.row))
+    at = tokens.number * peaks.seen_by.shape[-1] + slot.index_select(0, tokens.row)
+    return torch.where(tokens.valid, peaks.seen_by.flatten().index_select(0, at), 0.0)
 
 
 def _planes(points: Tensor) -> Tensor:

@@ -98,12 +98,13 @@ def set_assignment(
     evidence: bool = False,
     appearance: int = 0,
     hearing: int = 1,
+    looks: bool = False,
     min_score: float = 1e-4,
 ) -> tuple[SetAssignment, Grouping]:
     """Attention over the peaks around a box; about 0.15 M parameters. See ``models.set_assignment``."""
     network = SetAssignment(
         skeleton.num_keypoints, width, layers, heads, expansion, margin, candidates, rivals, hopeless, evidence,
-        appearance, hearing,
+        appearance, hearing, looks,
     )  # fmt: skip
     return network, Grouping(SetAssignmentScorer(network, min_score))
 

@@ -69,11 +69,33 @@ class PersonMapCodec:
         Returns:
             keypoints [R, K, 2] in the frames' pixels, and the chance [R, K] in [0, 1] that each lies near that place.
         """
-        chances = logits.float().flatten(2).softmax(-1).view_as(logits)
+        chances = _cell_chances(logits)
         cells, _ = RefinedMaximum().locate(chances, 1)
-        size = cells.new_tensor(self.size[::-1])
-        maps = torch.arange(chances.shape[0] * chances.shape[1], device=chances.device)
-        nearest = torch.minimum(cells.round().clamp(min=0), size - 1).long()
-        near = sums_around(chances.flatten(0, 1), maps, nearest.flatten(0, 1), self.reach)
-        keypoints = shares_to_points((cells + 0.5) / size, frames[:, None])
-        return keypoints, near.view(cells.shape[:2]).clamp(max=1)
+        keypoints = shares_to_points((cells + 0.5) / cells.new_tensor(self.size[::-1]), frames[:, None])
+        return keypoints, self._near(chances, cells[:, :, None])[:, :, 0]
+
+    def chances_at(self, logits: Tensor, frames: Tensor, points: Tensor) -> Tensor:
+        """The chance [R, K, M] in [0, 1] that a keypoint lies near each of M points.
+
+        Args:
+            logits: [R, K, h, w]; frames: [R, 4]; both as for :meth:`decode`.
+            points: [R, K, M, 2] in the frames' pixels; outside its frame a keypoint cannot be.
+        """
+        shares = points_to_shares(points, frames[:, None, None])
+        near = self._near(_cell_chances(logits), shares * shares.new_tensor(self.size[::-1]) - 0.5)
+        return torch.where(((shares >= 0) & (shares <= 1)).all(-1), near, 0.0)
+
+    def _near(self, chances: Tensor, cells: Tensor) -> Tensor:
+        """What maps [R, K, h, w] hold around cells [R, K, M, 2]: [R, K, M]."""
+        height, width = self.size
+        nearest = cells.round()
+        nearest = torch.stack([nearest[..., 0].clamp(0, width - 1), nearest[..., 1].clamp(0, height - 1)], dim=-1)
+        count = cells.shape[2]
+        maps = torch.arange(chances.shape[0] * chances.shape[1], device=chances.device).repeat_interleave(count)
+        near = sums_around(chances.flatten(0, 1), maps, nearest.long().flatten(0, 2), self.reach)
+        return near.float().view(cells.shape[:3]).clamp(max=1)
+
+
+def _cell_chances(logits: Tensor) -> Tensor:
+    """Logits [R, K, h, w] as the chances of the cells, which are 1 in each map together."""
+    return logits.float().flatten(2).softmax(-1).view_as(logits)

@@ -359,6 +359,8 @@ class Peaks(TensorFields):
         valid: [N, K, M] bool.
         evidence: [N, K, M, K], what the maps of all keypoints hold where the peak is; None for peaks of no maps.
         appearance: [N, K, M, F], what those maps were predicted from there; None where nobody asked.
+        seen_by: [N, K, M, P], the chance that a box's person has this keypoint there by the person's own maps, for
+            every slot of the boxes; None where nobody looked.
     """
 
     xy: Tensor
@@ -366,11 +368,12 @@ class Peaks(TensorFields):
     valid: Tensor
     evidence: Tensor | None = None
     appearance: Tensor | None = None
+    seen_by: Tensor | None = None
 
     def __post_init__(self) -> None:
         slots = ("N", "K", "M")
-        evidence, appearance = (*slots, "K"), (*slots, None)
-        _check(self, xy=(*slots, 2), scores=slots, valid=slots, evidence=evidence, appearance=appearance)
+        told = {"evidence": (*slots, "K"), "appearance": (*slots, None), "seen_by": (*slots, None)}
+        _check(self, xy=(*slots, 2), scores=slots, valid=slots, **told)
 
 
 @dataclass(frozen=True)

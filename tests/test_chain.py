@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from multiposenet.anchors import AnchorGrid
 from multiposenet.decode.boxes import BoxDecoder
-from multiposenet.decode.chain import ChainDecoder, View
+from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.grouping import PoseResidualGrouping
+from multiposenet.decode.views import View
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import MultiPoseNetOutputs

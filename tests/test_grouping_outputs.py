@@ -114,6 +114,19 @@ def test_an_appearance_goes_with_its_peak_and_is_not_mirrored():
         next(samples.batches(8, flip=0.5, zoom=0.0, seed=0))
 
 
+def test_what_boxes_see_goes_with_peak_and_box_and_changes_sides_in_the_mirror():
+    slots = FOUND.detections.valid.shape[1]
+    names = torch.arange(FOUND.peaks.scores.numel() * slots).view(*FOUND.peaks.scores.shape, slots)
+    seen = dataclasses.replace(FOUND.peaks, seen_by=names.float())
+    samples = OutputSamples.from_outputs(**vars(dataclasses.replace(FOUND, peaks=seen)), skeleton=ARMS)
+    rows = torch.tensor([5, 0, 11])
+    for mirrored in (False, True):
+        drawn = samples.draw(rows, torch.full((3,), mirrored), torch.ones(3))
+        sides = [0, 2, 1] if mirrored else [0, 1, 2]
+        wanted = names[rows][:, sides, : drawn.peaks.scores.shape[2], : drawn.detections.valid.shape[1]]
+        assert_close(drawn.peaks.seen_by, wanted.float())
+
+
 def test_rescaling_keeps_places_in_the_box_and_grows_the_spread_with_the_area():
     plain, large = everything(), everything(scale=2.0)
     assert_close(large.detections.boxes, 2 * plain.detections.boxes)

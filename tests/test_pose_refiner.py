@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from multiposenet.checkpoint import save_weights
-from multiposenet.decode.chain import View
 from multiposenet.decode.grouping import GroupedPeople
 from multiposenet.decode.refinement import Refinement
+from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes, flip_keypoints
 from multiposenet.losses import RefinerLoss
 from multiposenet.methods import PoseMethod, build_method
@@ -19,7 +19,7 @@ from multiposenet.models.pose_refiner import STRIDES, PoseRefiner
 from multiposenet.person_maps import PersonMapCodec
 from multiposenet.predictor import PosePredictor
 from multiposenet.skeletons import Skeleton
-from multiposenet.structures import Detections, MultiPoseNetOutputs, PoseTargets
+from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks, PoseTargets
 
 DOLL = Skeleton("doll", ("head", "left_hand", "right_hand"), flip_pairs=((1, 2),))
 CODEC = PersonMapCodec()
@@ -208,6 +208,11 @@ def perfect(keypoints: Tensor) -> Refinement:
     return Refinement(look, CODEC, DOLL)
 
 
+def refine(keypoints: Tensor, people: GroupedPeople, detections: Detections, *views: View) -> GroupedPeople:
+    refinement = perfect(keypoints)
+    return refinement.join(people, refinement.look(detections, views))
+
+
 def view_of(zoom: float = 1.0, mirrored: bool = False) -> View:
     size = tuple(int(side * zoom) for side in SIZE)
     heatmaps = torch.zeros(1, 4, 2, 2) if mirrored else None
@@ -221,7 +226,7 @@ def test_places_that_agree_meet_half_way_peaks_that_differ_stay_and_guesses_give
     given[1, 2] += 40.0
     seen = torch.tensor([[True, True, True], [True, True, False]])
     people, detections = people_of(given, seen)
-    refined = perfect(KEYPOINTS)(people, detections, [view_of()])
+    refined = refine(KEYPOINTS, people, detections, view_of())
     wanted = KEYPOINTS.clone()
     wanted[0, 0] += 1.0
     wanted[0, 1] = given[0, 1]
@@ -243,7 +248,7 @@ def test_places_that_agree_meet_half_way_peaks_that_differ_stay_and_guesses_give
 )
 def test_every_view_is_asked_about_the_same_people(views):
     people, detections = people_of(KEYPOINTS + 30, torch.zeros(2, 3, dtype=torch.bool))
-    refined = perfect(KEYPOINTS)(people, detections, views)
+    refined = refine(KEYPOINTS, people, detections, *views)
     assert_close(refined.keypoints[0, [0, 2]], KEYPOINTS, atol=0.4, rtol=0)  # a tenth of a cell
 
 
@@ -254,7 +259,24 @@ def test_a_mirrored_frame_is_the_frame_of_the_mirrored_box():
 def test_a_picture_without_people_stays_as_it_is():
     nobody = Detections(torch.zeros(1, 3, 4), torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool))
     people, _ = people_of(KEYPOINTS, torch.ones(2, 3, dtype=torch.bool))
-    assert perfect(KEYPOINTS)(people, nobody, [view_of()]) is people
+    refinement = Refinement(network(), CODEC, DOLL)
+    looks = refinement.look(nobody, [View(outputs_of(pictures=1))])
+    assert looks.logits.shape == (0, 3, 64, 48)
+    assert_close(refinement.join(people, looks).keypoints, people.keypoints)
+
+
+def test_every_peak_is_seen_by_the_boxes_whose_own_maps_hold_something_there():
+    """Peaks at both people's keypoints: each person sees the own ones, and nobody sees through an empty slot."""
+    _, detections = people_of(KEYPOINTS, torch.ones(2, 3, dtype=torch.bool))
+    xy = torch.stack([KEYPOINTS[0], KEYPOINTS[1], torch.full((3, 2), 1e4)], dim=1)[None]  # [1, K, M, 2]
+    valid = torch.tensor([[[True, True, True], [True, True, True], [True, False, True]]])
+    refinement = perfect(KEYPOINTS)
+    looks = refinement.look(detections, [view_of()])
+    seen_by = refinement.chances_at(Peaks(xy, valid.float(), valid), looks, detections)
+    wanted = torch.zeros(1, 3, 3, 3)
+    wanted[0, :, 0, 0] = wanted[0, :, 1, 2] = 1
+    wanted[0, 2, 1, 2] = 0  # no peak there
+    assert_close(seen_by, wanted, atol=0.1, rtol=0)
 
 
 # --- method
@@ -294,7 +316,7 @@ def test_weights_bring_the_refiner_with_them_and_weights_without_one_can_be_give
     save_weights(refined.model, file, refined.facts)
     again = build_method(weights=file)
     assert again.options["refiner"]
-    assert again.decoder.refine.network is again.model.refiner
+    assert again.decoder.refinement.network is again.model.refiner
     assert_close(again.model.state_dict(), refined.model.state_dict())
 
     without = build_method("multiposenet_lite", refiner=False)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from multiposenet.decode.chain import View
 from multiposenet.decode.rois import RoiDecoder
+from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes, flip_keypoints
 from multiposenet.inference.roi_pictures import RoiPictures
 from multiposenet.inference.settings import RunnerSettings

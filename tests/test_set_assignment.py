@@ -240,11 +240,29 @@ def test_an_appearance_is_heard_and_must_have_as_many_features_as_the_network():
         heard(dataclasses.replace(told, appearance=told.appearance[..., :5]), detections)
 
 
+def test_what_the_boxes_own_maps_hold_at_a_peak_is_heard_by_the_tokens_of_those_boxes():
+    heard, (peaks, detections) = trained(looks=True), scene()
+    torch.nn.init.normal_(heard.embed_look[-1].weight)
+    seen_by = torch.rand(*peaks.scores.shape, detections.valid.shape[1]) * peaks.valid[..., None]
+    told = dataclasses.replace(peaks, seen_by=seen_by)
+    found = heard.collect(told, detections)
+    number = found.peak_number.flatten(1)[found.row, found.place]
+    assert_close(found.seen, seen_by.flatten(0, 2)[number, found.slot[found.row]])
+    assert not heard.collect(peaks, detections).seen.any()
+    with torch.no_grad():
+        answer, untold = heard(told, detections), heard(peaks, detections)
+        static = heard(told, detections, pack=False)
+    assert (answer.chances - untold.chances)[answer.candidates.allowed].abs().max() > 0.01
+    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
+    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+
+
 def test_a_larger_network_goes_on_from_what_a_smaller_one_has_learnt():
     """The recipe's way to grow: the same answers at first, and all that is new can learn."""
     grow = runpy.run_path(str(ROOT / "recipes" / "train_default.py"))["grow"]
-    small, large = trained(appearance=6), trained(appearance=6, layers=4, hearing=3)
-    torch.nn.init.zeros_(large.embed_evidence[-1].weight)  # as in a network that is new
+    small, large = trained(appearance=6), trained(appearance=6, layers=4, hearing=3, looks=True)
+    for new in (large.embed_evidence, large.embed_look):
+        torch.nn.init.zeros_(new[-1].weight)  # as in a network that is new
     tensors = {f"prn.{name}": tensor for name, tensor in small.state_dict().items()}
     grow(torch.nn.ModuleDict({"prn": large}), tensors)
     large.load_state_dict({name.removeprefix("prn."): tensor for name, tensor in tensors.items()})
@@ -256,6 +274,7 @@ def test_a_larger_network_goes_on_from_what_a_smaller_one_has_learnt():
     (after.chances.sum() + after.person_logits.sum()).backward()
     new_columns = {
         large.embed_evidence[-1].weight: slice(small.embed_evidence[-1].in_features, None),
+        large.embed_look[-1].weight: slice(None),
         large.among_tokens[3].answer.weight: slice(None),
         large.among_tokens[3].perceptron[-1].weight: slice(None),
         large.among_boxes[2].answer.weight: slice(None),

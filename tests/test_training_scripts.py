@@ -185,7 +185,7 @@ def test_validation_measures_the_averaged_weights_also_of_parts_that_the_decoder
 
     def measure(predictor, *_) -> dict[str, float]:
         model = predictor.method.model
-        assert predictor.method.decoder.refine.network is model.refiner
+        assert predictor.method.decoder.refinement.network is model.refiner
         measured.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return {"AP": 0.0}
 

@@ -171,6 +171,7 @@ class OutputSamples(TensorFields):
             valid[:, :, :most],
             evidence,
             None if whole.peaks.appearance is None else whole.peaks.appearance[pictures, :, :most],
+            None if whole.peaks.seen_by is None else seen(whole.peaks.seen_by, 1)[:, :, :most, :slots],
         )
         return GroupingBatch(
             peaks,

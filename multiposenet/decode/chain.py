@@ -11,25 +11,12 @@ from torch.nn import functional as F
 
 from multiposenet.decode.boxes import BoxDecoder
 from multiposenet.decode.grouping import GroupedPeople
+from multiposenet.decode.refinement import Looks, Refinement
+from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes
 from multiposenet.heatmap import HeatmapCodec, unflip_heatmaps
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks, Poses
-
-
-@dataclass(frozen=True)
-class View:
-    """The network's answer to one version of a batch, for testing with flips and several scales.
-
-    Args:
-        outputs: raw outputs for that version.
-        zoom: size of that version relative to the first view.
-        mirrored: whether it was mirrored left-right.
-    """
-
-    outputs: MultiPoseNetOutputs
-    zoom: float = 1.0
-    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class ChainDecoder:
         grouping: joins both to people, see ``decode.grouping``.
         skeleton: names the keypoints and says how they mirror.
         appearance: tell the grouping what the heatmaps were predicted from where a peak is; of several views the first.
-        refine: (people, boxes, views) -> people once they are grouped, see ``decode.refinement``; None leaves them.
+        refinement: looks at every person once more; None for a network that does not.
     """
 
     codec: HeatmapCodec
@@ -50,7 +37,7 @@ class ChainDecoder:
     grouping: Callable[[Peaks, Detections], GroupedPeople]
     skeleton: Skeleton
     appearance: bool = False
-    refine: Callable[[GroupedPeople, Detections, Sequence[View]], GroupedPeople] | None = None
+    refinement: Refinement | None = None
 
     def __call__(self, outputs: MultiPoseNetOutputs) -> list[Poses]:
         """People of each picture, best first, in pixels of the network's input."""
@@ -97,11 +84,22 @@ class ChainDecoder:
         )
         return self._peaks(torch.stack(maps).mean(0), first.features), self.boxes.suppress(together)
 
+    def look(self, peaks: Peaks, detections: Detections, views: Sequence[View]) -> tuple[Peaks, Looks | None]:
+        """Looks into every box: the peaks with what each box's own maps hold there (``Peaks.seen_by``), and the maps.
+
+        A chain without refinement leaves the peaks as they are.
+        """
+        if self.refinement is None:
+            return peaks, None
+        looks = self.refinement.look(detections, views)
+        return replace(peaks, seen_by=self.refinement.chances_at(peaks, looks, detections)), looks
+
     def poses(self, peaks: Peaks, detections: Detections, views: Sequence[View]) -> list[Poses]:
         """Groups peaks around boxes, both found in the views, and sorts each picture's people by score."""
+        peaks, looks = self.look(peaks, detections, views)
         people = self.grouping(peaks, detections)
-        if self.refine is not None:
-            people = self.refine(people, detections, views)
+        if looks is not None:
+            people = self.refinement.join(people, looks)
         return people.to_poses(detections, self.skeleton, views[0].outputs.image_size)
 
     def _peaks(self, heatmaps: Tensor, features: Tensor | None) -> Peaks:

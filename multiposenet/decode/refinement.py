@@ -8,13 +8,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from multiposenet.decode.chain import View
 from multiposenet.decode.grouping import GroupedPeople
+from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes
 from multiposenet.heatmap import unflip_heatmaps
 from multiposenet.person_maps import PersonMapCodec
 from multiposenet.skeletons import Skeleton
-from multiposenet.structures import Detections, MultiPoseNetOutputs
+from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
+
+
+@dataclass(frozen=True)
+class Looks:
+    """One person's maps of R people.
+
+    Args:
+        picture, slot: [R] long, whose boxes: ``detections.boxes[picture, slot]``.
+        frames: [R, 4] what the maps cover, pixels of the first view.
+        logits: [R, K, h, w], of where each keypoint is.
+    """
+
+    picture: Tensor
+    slot: Tensor
+    frames: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,38 +50,35 @@ class Refinement:
     network: Callable[[MultiPoseNetOutputs, Tensor, Tensor], Tensor]
     codec: PersonMapCodec
     skeleton: Skeleton
-    agreement: float = 2.0
+    agreement: float = 3.0
 
-    def __call__(self, people: GroupedPeople, detections: Detections, views: Sequence[View]) -> GroupedPeople:
-        """The same people with better keypoints.
-
-        Args:
-            people: in the slots of ``detections``, in pixels of the first view.
-            detections: the boxes that they were grouped around.
-            views: the network's answers; the maps of several are averaged.
-        """
+    def look(self, detections: Detections, views: Sequence[View]) -> Looks:
+        """Looks into every box, which are in pixels of the first view; the maps of several views are averaged."""
         picture, slot = detections.valid.nonzero(as_tuple=True)
-        if not len(picture):
-            return people
         boxes = detections.boxes[picture, slot]
-        frames = self.codec.frames(boxes)
         logits = torch.stack([self._look(view, picture, boxes) for view in views]).mean(0)
-        own, chances = self.codec.decode(logits, frames)
+        return Looks(picture, slot, self.codec.frames(boxes), logits)
 
-        given = people.keypoints[picture, slot]
-        seen = people.peak_index[picture, slot] >= 0
-        cell = (frames[:, 2] - frames[:, 0]) / self.codec.size[1]
+    def chances_at(self, peaks: Peaks, looks: Looks, detections: Detections) -> Tensor:
+        """What each box's own maps hold at every peak: ``Peaks.seen_by``."""
+        chances = self.codec.chances_at(looks.logits, looks.frames, peaks.xy[looks.picture])
+        chances = torch.where(peaks.valid[looks.picture], chances, 0.0)
+        table = chances.new_zeros(*detections.valid.shape, *chances.shape[1:])
+        return table.index_put((looks.picture, looks.slot), chances).permute(0, 2, 3, 1)
+
+    def join(self, people: GroupedPeople, looks: Looks) -> GroupedPeople:
+        """The people, grouped around the boxes that were looked into, with better keypoints."""
+        at = (looks.picture, looks.slot)
+        own, chances = self.codec.decode(looks.logits, looks.frames)
+        given, seen = people.keypoints[at], people.peak_index[at] >= 0
+        cell = (looks.frames[:, 2] - looks.frames[:, 0]) / self.codec.size[1]
         same = (given - own).norm(dim=-1) <= self.agreement * cell[:, None]
         places = torch.where((seen & same)[..., None], (given + own) / 2, torch.where(seen[..., None], given, own))
-        scores = torch.where(seen, people.keypoint_scores[picture, slot], chances)
-
-        def in_slots(values: Tensor, before: Tensor) -> Tensor:
-            return before.index_put((picture, slot), values.to(before.dtype))
-
+        scores = torch.where(seen, people.keypoint_scores[at], chances)
         return replace(
             people,
-            keypoints=in_slots(places, people.keypoints),
-            keypoint_scores=in_slots(scores, people.keypoint_scores),
+            keypoints=people.keypoints.index_put(at, places.to(people.keypoints.dtype)),
+            keypoint_scores=people.keypoint_scores.index_put(at, scores.to(people.keypoint_scores.dtype)),
         )
 
     def _look(self, view: View, picture: Tensor, boxes: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from multiposenet.decode.chain import View
 from multiposenet.decode.crops import distinct
+from multiposenet.decode.views import View
 from multiposenet.heatmap import unflip_heatmaps
 from multiposenet.roi_heatmaps import RoiCodec
 from multiposenet.skeletons import Skeleton

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from tqdm import tqdm
 
+from multiposenet.decode.views import View
 from multiposenet.distributed import rank, share_with_all, world_size
 from multiposenet.evaluation.grouping_inputs import GroupingInput, PictureBoxes, PicturePeaks, pack_input
 from multiposenet.evaluation.oks import keypoint_similarity
@@ -38,7 +39,7 @@ def network_input(predictor: PosePredictor, dataset) -> GroupingInput:
     """
     mine = range(rank(), len(dataset), world_size())
     rows = [
-        (labels, owned_peaks(peaks, labels, dataset.skeleton), owned_boxes(boxes, labels))
+        (labels, owned_peaks(peaks, labels, dataset.skeleton, boxes.valid[0].numpy()), owned_boxes(boxes, labels))
         for labels, (peaks, boxes) in found_by_network(predictor, dataset, mine)
     ]
     shares = share_with_all(rows)
@@ -62,7 +63,9 @@ def detect(predictor: PosePredictor, image: np.ndarray) -> tuple[Peaks, Detectio
     window = CropWindow.letterbox(image.shape[:2], predictor.image_size)
     canvas = letterbox_image(image, predictor.image_size)[None].to(predictor.device).float().div_(255)
     outputs, _ = predictor.model(canvas.contiguous(memory_format=torch.channels_last))
-    peaks, detections = predictor.method.decoder.detect(outputs)
+    decoder, view = predictor.method.decoder, View(outputs)
+    peaks, detections = decoder.find([view])
+    peaks, _ = decoder.look(peaks, detections, [view])
     peaks, detections = peaks.to("cpu"), detections.to("cpu")
     return (
         replace(peaks, xy=window.keypoints_to_image(peaks.xy)),
@@ -77,8 +80,17 @@ def owned_boxes(detections: Detections, labels: PersonLabels) -> PictureBoxes:
     return PictureBoxes(boxes.numpy(), box_owners(detections, labels)[valid.numpy()], scores.numpy())
 
 
-def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> PicturePeaks:
-    """The peaks of one picture [1, K, M, 2] (picture pixels), each with the person it fits, one to one."""
+def owned_peaks(
+    peaks: Peaks, labels: PersonLabels, skeleton: Skeleton, boxes: np.ndarray | None = None
+) -> PicturePeaks:
+    """The peaks of one picture [1, K, M, 2] (picture pixels), each with the person it fits, one to one.
+
+    Args:
+        peaks: of one picture.
+        labels: its people.
+        skeleton: says what is near.
+        boxes: [P] bool, which slots hold boxes; without them nobody says how those see the peaks (``seen_by``).
+    """
     keypoint, slot = (axis.numpy() for axis in peaks.valid[0].cpu().nonzero(as_tuple=True))
     xy, scores = peaks.xy[0].cpu().double().numpy(), peaks.scores[0].cpu().numpy()
     owner = peak_owners(peaks, labels, skeleton)
@@ -93,6 +105,7 @@ def owned_peaks(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> Pictu
         scores[keypoint, slot],
         told(peaks.evidence),
         told(peaks.appearance),
+        None if boxes is None or peaks.seen_by is None else told(peaks.seen_by)[:, boxes],
     )
 
 

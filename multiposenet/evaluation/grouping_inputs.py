@@ -99,7 +99,8 @@ class GroupingInput(TensorFields):
 @dataclass(frozen=True)
 class PicturePeaks:
     """Peaks of one picture as rows: xy [R, 2], keypoint [R], person [R] (-1: nobody's), scores [R], and of peaks of
-    heatmaps what all maps hold there [R, K] and what they were predicted from [R, F].
+    heatmaps what all maps hold there [R, K], what they were predicted from [R, F] and how each of the picture's boxes
+    sees it by its own maps [R, P].
     """
 
     xy: np.ndarray
@@ -108,6 +109,7 @@ class PicturePeaks:
     scores: np.ndarray
     evidence: np.ndarray | None = None
     appearance: np.ndarray | None = None
+    seen_by: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -200,10 +202,10 @@ def pack_input(
     xy, scores = np.zeros((n, num_keypoints, most_peaks, 2), np.float32), np.zeros((n, num_keypoints, most_peaks))
     valid = np.zeros(scores.shape, bool)
     of_maps: dict[str, np.ndarray] = {}
-    for name in ("evidence", "appearance"):
+    for name in ("evidence", "appearance", "seen_by"):
         told = [getattr(own, name) for own in peaks]
         if n > 0 and all(values is not None for values in told):
-            of_maps[name] = np.zeros((*scores.shape, told[0].shape[1]), np.float32)
+            of_maps[name] = np.zeros((*scores.shape, max(values.shape[1] for values in told)), np.float32)
     corners, box_scores = np.zeros((n, most_boxes, 4), np.float32), np.zeros((n, most_boxes))
     box_valid = np.zeros(box_scores.shape, bool)
     peak_of = np.full((n, most_people, num_keypoints), -1)
@@ -218,7 +220,8 @@ def pack_input(
         xy[row, keypoint, slot], scores[row, keypoint, slot] = own.xy[order], own.scores[order]
         valid[row, keypoint, slot] = True
         for name, table in of_maps.items():
-            table[row, keypoint, slot] = getattr(own, name)[order]
+            values = getattr(own, name)[order]
+            table[row, keypoint, slot, : values.shape[1]] = values
         owned = own.person[order] >= 0
         peak_of[row, own.person[order][owned], keypoint[owned]] = slot[owned]
         rows = np.arange(len(found.boxes))

@@ -61,6 +61,7 @@ def scene_of_picture(
     """
     canvas = next(iter(predictor.runner.canvases([image])))
     peaks, detections = predictor.method.decoder.find(canvas.views)
+    peaks, _ = predictor.method.decoder.look(peaks, detections, canvas.views)
     window = canvas.windows[0]
     owners = None
     if labels is not None:

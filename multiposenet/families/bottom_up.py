@@ -172,8 +172,8 @@ def build_multiposenet(
         refiner=second,
         refiner_loss=RefinerLoss(person_maps, refiner_weight) if refiner else None,
     )
-    refine = Refinement(second, person_maps, skeleton) if refiner else None
-    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0, refine).limited(box_threshold)
+    refinement = Refinement(second, person_maps, skeleton) if refiner else None
+    return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0, refinement).limited(box_threshold)
 
 
 FROM_SCRATCH = {

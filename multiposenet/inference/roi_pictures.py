@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from multiposenet.decode.chain import View
+from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes
 from multiposenet.inference.whole_pictures import WholePictures
 from multiposenet.structures import Detections, RoiOutputs

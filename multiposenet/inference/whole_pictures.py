@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from multiposenet.data.transforms import warp_image
-from multiposenet.decode.chain import View
+from multiposenet.decode.views import View
 from multiposenet.geometry import CropWindow
 from multiposenet.inference.settings import RunnerSettings
 from multiposenet.structures import Detections, PersonBoxes, Poses, TensorFields

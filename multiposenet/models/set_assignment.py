@@ -40,6 +40,9 @@ NONE_AT_START = -4.0
 SEEN_WEIGHT = 0.1
 """Weight of keypoints that have a peak in the loss of positions: where one has a peak nobody asks for the position."""
 
+LEAST_CHANCE = 1e-3
+"""Smaller ones are heard as this one, where logarithms are taken."""
+
 TAKEN = 0.1
 """Chance from which on a peak is preferred to the expected place, when people are judged."""
 
@@ -69,6 +72,7 @@ class SetAssignment(nn.Module):
             one or like an elbow. For peaks of heatmaps; peaks made of labels have none.
         appearance: hear so many features of those that the maps were predicted from (``Peaks.appearance``).
         hearing: hidden width of the perceptron that hears evidence and appearance, as a multiple of ``width``.
+        looks: hear whether the box's person has the keypoint there by the person's own maps (``Peaks.seen_by``).
 
     Raises:
         ValueError: ``width`` is no multiple of ``heads``, or a number is not positive.
@@ -88,6 +92,7 @@ class SetAssignment(nn.Module):
         evidence: bool = False,
         appearance: int = 0,
         hearing: int = 1,
+        looks: bool = False,
     ) -> None:
         super().__init__()
         if min(width, layers, heads, expansion, candidates, rivals, hearing) < 1 or width % heads:
@@ -110,6 +115,10 @@ class SetAssignment(nn.Module):
             )
             # Nothing at first, so that a network that has learnt from labels can be given it.
             nn.init.zeros_(self.embed_evidence[-1].weight)
+        self.embed_look = None
+        if looks:
+            self.embed_look = Perceptron(Linear(2, width), nn.GELU(), Linear(width, width, bias=False))
+            nn.init.zeros_(self.embed_look[-1].weight)
         self.embed_box = Perceptron(Linear(BOX_FEATURES, width), nn.GELU(), Linear(width, width))
         self.among_tokens = nn.ModuleList(AmongTokens(width, heads, expansion * width) for _ in range(layers))
         self.among_boxes = nn.ModuleList(AmongBoxes(width) for _ in range(layers - 1))
@@ -153,6 +162,10 @@ class SetAssignment(nn.Module):
         tokens = self.embed_token(found.features) + keypoints
         if self.embed_evidence is not None:
             tokens = tokens + self.embed_evidence(torch.cat([*self._heard(found), keypoints], dim=-1))
+        if self.embed_look is not None:
+            # Of chances it matters as much whether 1 % is 10 % as whether 50 % is 90 %.
+            told = torch.stack([found.seen, found.seen.clamp(min=LEAST_CHANCE).log() / -math.log(LEAST_CHANCE)], -1)
+            tokens = tokens + self.embed_look(told)
         layout = lay_out(found)
         nobody = tokens.new_zeros(1, tokens.shape[1])
         x = torch.cat([self.embed_box(found.box_features), tokens, nobody])  # [B + S + 1, width]
