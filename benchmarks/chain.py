@@ -2,7 +2,7 @@
 """Times the whole chain and its parts beside torchvision's Keypoint R-CNN, all in one run.
 
     python benchmarks/chain.py --out chain.json                      # ResNet-50, 480x480, 2 CPU threads
-    python benchmarks/chain.py --model multiposenet_lite --image-size 320
+    python benchmarks/chain.py --model multiposenet_lite --model-options refiner=true --image-size 320
 
 Every variant is called once a round, in an order shuffled anew each round, so that a slow moment of the machine hits
 all alike; figures are medians over the rounds. Weights are random; people come in as ``known_people.py`` says.
@@ -35,6 +35,7 @@ from multiposenet.decode.chain import ChainDecoder
 from multiposenet.inference.whole_pictures import letterbox_image
 from multiposenet.methods import build_method
 from multiposenet.models.fusion import fuse_batch_norm
+from multiposenet.options import parse_model_options
 from multiposenet.predictor import PosePredictor
 from multiposenet.rasterize import PersonGrid
 from multiposenet.structures import MultiPoseNetOutputs, Peaks, PersonLabels, Poses
@@ -56,7 +57,7 @@ LIMITS: dict[tuple[str, int], dict[str, float]] = {
     },
 }
 """The largest ratios that we allow ourselves, by model and picture size, on a CPU."""
-STAGES = ("boxes", "peaks", "rasterise", "PRN", "assignment", "rest of grouping")
+STAGES = ("boxes", "peaks", "refiner", "rasterise", "PRN", "assignment", "rest of grouping")
 
 
 @dataclass
@@ -107,8 +108,11 @@ def decode_by_stage(decoder: ChainDecoder, outputs: MultiPoseNetOutputs, clock: 
             prn=clock.timed("PRN", grouping.prn),
             grid=ClockedGrid(**vars(grouping.grid), clock=clock),
         )
+    refinement = decoder.refinement
+    if refinement is not None:
+        refinement = replace(refinement, network=clock.timed("refiner", refinement.network))
     decoder = replace(
-        decoder, boxes=clock.timed("boxes", decoder.boxes), codec=_ClockedCodec(decoder.codec, clock), grouping=grouping
+        decoder, refinement=refinement, boxes=clock.timed("boxes", decoder.boxes), codec=_ClockedCodec(decoder.codec, clock), grouping=grouping
     )
     assign = clock.timed("assignment", grouping_module.assign_one_to_one)
     with mock.patch.object(grouping_module, "assign_one_to_one", assign), clock.stage("all"):
@@ -128,12 +132,12 @@ class _ClockedCodec:
 class Bench:
     """The variants of one run, by name; each is called without arguments and may return seconds by stage."""
 
-    def __init__(self, model: str, device: torch.device, image_size: int) -> None:
+    def __init__(self, model: str, device: torch.device, image_size: int, options: dict | None = None) -> None:
         torch.manual_seed(0)
         self.device = device
         self.image_size = image_size
-        self.plain = create_model(model).to(device).eval()
-        method = build_method(model)
+        self.plain = create_model(model, **options or {}).to(device).eval()
+        method = build_method(model, **options or {})
         fuse_batch_norm(method.model.eval())  # as multiposenet.load() does
         self.predictor = PosePredictor(method, device, image_size)
         self.decoder = method.decoder
@@ -290,6 +294,13 @@ def print_table(medians: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", default="multiposenet_resnet50", choices=list_models(), help="(%(default)s)")
+    parser.add_argument(
+        "--model-options",
+        default=(),
+        type=lambda text: tuple(text.split(",")),
+        metavar="NAME=VALUE,...",
+        help="of the model's builder",
+    )
     parser.add_argument("--image-size", type=int, default=480, metavar="N", help="side of the picture (%(default)s)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, ... (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (%(default)s)")
@@ -304,7 +315,8 @@ def main() -> None:
     facts = machine_facts(device)
     print(describe(facts), flush=True)
     with torch.inference_mode():
-        bench = Bench(options.model, device, options.image_size)
+        given = parse_model_options(options.model_options, "model-options")
+        bench = Bench(options.model, device, options.image_size, given)
         bench.facts["network GFLOP"] = bench.gigaflops()
         print(
             f"{options.model}, {bench.facts['parameters'] / 1e6:.1f} M parameters, {bench.facts['network GFLOP']:.1f} "

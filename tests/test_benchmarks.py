@@ -13,11 +13,14 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 PROGRAMS = [file for file in sorted(BENCHMARKS.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
 
 SMALLEST = {
-    "chain": ["--model=multiposenet_lite", "--image-size=96", "--repeats=1", "--warmup=0", "--threads=1"],
+    "chain": [
+        "--model=multiposenet_lite", "--model-options=refiner=true", "--image-size=96", "--repeats=1", "--warmup=0",
+        "--threads=1",
+    ],
     "grouping": ["--groupings", "gaussian_prior", "set_assignment", "--repeats", "1"],
     "onestage": ["--people", "2", "--repeats", "1"],
     "topdown": ["--model", "topdown_lite", "--people", "2", "--rounds", "1"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALLEST)
