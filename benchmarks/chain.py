@@ -112,7 +112,11 @@ def decode_by_stage(decoder: ChainDecoder, outputs: MultiPoseNetOutputs, clock: 
     if refinement is not None:
         refinement = replace(refinement, network=clock.timed("refiner", refinement.network))
     decoder = replace(
-        decoder, refinement=refinement, boxes=clock.timed("boxes", decoder.boxes), codec=_ClockedCodec(decoder.codec, clock), grouping=grouping
+        decoder,
+        codec=_ClockedCodec(decoder.codec, clock),
+        boxes=clock.timed("boxes", decoder.boxes),
+        refinement=refinement,
+        grouping=grouping,
     )
     assign = clock.timed("assignment", grouping_module.assign_one_to_one)
     with mock.patch.object(grouping_module, "assign_one_to_one", assign), clock.stage("all"):
