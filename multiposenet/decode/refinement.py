@@ -38,19 +38,22 @@ class Refinement:
     """Joins grouped peaks with one person's own maps.
 
     Where both mean the same place the keypoint is half-way between them. Where they differ a peak that was given to the
-    person stays: it was seen. A keypoint without a peak, so far guessed from the others, is where the maps say.
+    person stays if the person's own maps find it possible. A keypoint without such a peak is where the maps say.
 
     Args:
         network: (outputs, picture [R], frames [R, 4]) -> logits [R, K, h, w], e.g. ``models.pose_refiner.PoseRefiner``.
         codec: the maps' geometry.
         skeleton: says how keypoints mirror.
         agreement: cells of the maps up to which two places are the same.
+        trust: a peak elsewhere stays when its chance by the person's own maps is at least this share of the chance of
+            the place that those prefer.
     """
 
     network: Callable[[MultiPoseNetOutputs, Tensor, Tensor], Tensor]
     codec: PersonMapCodec
     skeleton: Skeleton
-    agreement: float = 3.0
+    agreement: float = 2.0
+    trust: float = 0.4
 
     def look(self, detections: Detections, views: Sequence[View]) -> Looks:
         """Looks into every box, which are in pixels of the first view; the maps of several views are averaged."""
@@ -72,9 +75,11 @@ class Refinement:
         own, chances = self.codec.decode(looks.logits, looks.frames)
         given, seen = people.keypoints[at], people.peak_index[at] >= 0
         cell = (looks.frames[:, 2] - looks.frames[:, 0]) / self.codec.size[1]
-        same = (given - own).norm(dim=-1) <= self.agreement * cell[:, None]
-        places = torch.where((seen & same)[..., None], (given + own) / 2, torch.where(seen[..., None], given, own))
-        scores = torch.where(seen, people.keypoint_scores[at], chances)
+        same = seen & ((given - own).norm(dim=-1) <= self.agreement * cell[:, None])
+        possible = self.codec.chances_at(looks.logits, looks.frames, given[:, :, None])[..., 0]
+        stays = seen & (possible >= self.trust * chances)
+        places = torch.where(same[..., None], (given + own) / 2, torch.where(stays[..., None], given, own))
+        scores = torch.where(same | stays, people.keypoint_scores[at], chances)
         return replace(
             people,
             keypoints=people.keypoints.index_put(at, places.to(people.keypoints.dtype)),
