@@ -20,6 +20,7 @@ from multiposenet import cli
 from multiposenet.checkpoint import save_weights
 from multiposenet.decode.assignment import ASSIGNMENTS
 from multiposenet.decode.grouping import Grouping, PairScores, PoseResidualGrouping
+from multiposenet.decode.refinement import Refinement
 from multiposenet.decode.scorers import SetAssignmentScorer
 from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
 from multiposenet.evaluation.grouping_scores import right_keypoints
@@ -493,13 +494,14 @@ def test_a_grouping_s_file_in_place_of_a_network_s_is_told_where_it_belongs(caps
     assert cli.main(["explain", "--weights", str(ASSETS / "set_assignment.safetensors")]) == 2
     assert "give it with --grouping" in capsys.readouterr().err
     assert cli.main(["explain", "--grouping", str(ASSETS / "set_assignment.safetensors")]) == 0
-    assert "multiposenet_lite; grouped by set_assignment, rule" in capsys.readouterr().out
+    assert "multiposenet_lite, before its refiner moves keypoints; grouped by set_assignment, rule" in capsys.readouterr().out
 
 
-def test_a_sample_picture_is_explained_as_it_is_predicted(capsys):
+def test_a_sample_picture_is_explained_as_it_is_grouped(capsys, monkeypatch):
     assert cli.main(["explain", "--box-threshold", "0.3", "--score-threshold", "0.3"]) == 0
-    assert "peaks and boxes of multiposenet_lite" in capsys.readouterr().out
+    assert "peaks and boxes of multiposenet_lite, before its refiner moves keypoints" in capsys.readouterr().out
     content = json.loads(Path("runs/explain/explanation.json").read_text())
+    monkeypatch.setattr(Refinement, "join", lambda self, people, looks: people)
     (poses,) = multiposenet.load(box_threshold=0.3)(str(ASSETS / "samples" / "two_people.jpg"))
     assert len(content["people"]) == len(poses) >= 2
     assert [person["score"] for person in content["people"]] == pytest.approx(poses.scores.tolist(), abs=1e-5)

@@ -57,7 +57,7 @@ def state_of(*pictures: PersonLabels) -> ChainState:
     detections = Detections(boxes, torch.tensor([[0.8, 0.7]]).repeat(n, 1), torch.ones(n, 2, dtype=torch.bool))
     peaks = Peaks(xy, scores, torch.ones(n, 2, 3, dtype=torch.bool))
     truth = CanvasTruth(pictures, range(1, n + 1), STICK)
-    return ChainState(peaks, detections, Grouping(StrongestPeak(GaussianPrior(2))), truth)
+    return ChainState(peaks, detections, Grouping(StrongestPeak(GaussianPrior(2))), None, truth)
 
 
 def test_true_boxes_are_those_of_single_people_and_touch_nothing_else():

@@ -238,6 +238,15 @@ def test_places_that_agree_meet_half_way_and_what_nobody_else_believes_gives_way
     assert_close(refined.scores, people.scores)
 
 
+def test_peaks_that_are_known_to_be_right_are_left_where_they_are_and_guesses_still_give_way():
+    seen = torch.tensor([[True, True, True], [True, True, False]])
+    people, detections = people_of(KEYPOINTS + 3, seen)
+    refinement = perfect(KEYPOINTS).leaving_peaks()
+    refined = refinement.join(people, refinement.look(detections, [view_of()])).keypoints[0, [0, 2]]
+    assert_close(refined[seen], KEYPOINTS[seen] + 3)
+    assert_close(refined[~seen], KEYPOINTS[~seen], atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize(("share", "stays"), [(0.5, True), (0.3, False)])
 def test_a_peak_elsewhere_stays_when_the_maps_find_it_possible(share: float, stays: bool):
     """Maps with two spots: the peak is at the one that holds ``share`` times as much as the other."""

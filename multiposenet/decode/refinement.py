@@ -55,6 +55,10 @@ class Refinement:
     agreement: float = 2.0
     trust: float = 0.4
 
+    def leaving_peaks(self) -> Refinement:
+        """The same for peaks that are known to be right: they stay where they are, and only guesses give way."""
+        return replace(self, agreement=0.0, trust=0.0)
+
     def look(self, detections: Detections, views: Sequence[View]) -> Looks:
         """Looks into every box, which are in pixels of the first view; the maps of several views are averaged."""
         picture, slot = detections.valid.nonzero(as_tuple=True)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.grouping import GroupedPeople, Grouping, PairScores, Scorer
+from multiposenet.decode.refinement import Refinement
 from multiposenet.evaluation.chain import AnnotatedPictures
 from multiposenet.evaluation.coco import evaluate_coco, person_category_id
 from multiposenet.evaluation.details import score_text
@@ -56,6 +57,7 @@ class ChainState:
     peaks: Peaks
     detections: Detections
     grouping: Callable[[Peaks, Detections], GroupedPeople]
+    refinement: Refinement | None
     truth: CanvasTruth
 
 
@@ -72,9 +74,10 @@ def true_keypoints(state: ChainState) -> ChainState:
 
 
 def true_grouping(state: ChainState) -> ChainState:
-    """Every person's box gets the peaks that belong to that person; the rest is as the chain's grouping guesses."""
+    """Every person's box gets the peaks that belong to that person; the rest is as the chain guesses."""
     grouping = Grouping(TrueScorer(state.grouping.scorer, state.truth))
-    return dataclasses.replace(state, grouping=grouping)
+    refinement = None if state.refinement is None else state.refinement.leaving_peaks()
+    return dataclasses.replace(state, grouping=grouping, refinement=refinement)
 
 
 Oracle = Callable[[ChainState], ChainState]
@@ -216,10 +219,10 @@ def _predict(
     found = decoder.find(canvas.views)
     labels = [labels_on_canvas(sample.labels, window) for sample, window in zip(samples, canvas.windows, strict=True)]
     truth = CanvasTruth(labels, [sample.image_id for sample in samples], decoder.skeleton)
-    state = ChainState(*found, decoder.grouping, truth)
+    state = ChainState(*found, decoder.grouping, decoder.refinement, truth)
     for part in parts:
         state = ORACLES[part](state)
-    grouped = dataclasses.replace(decoder, grouping=state.grouping)
+    grouped = dataclasses.replace(decoder, grouping=state.grouping, refinement=state.refinement)
     people = grouped.poses(state.peaks, state.detections, canvas.views)
     results = []
     for poses, sample, window in zip(people, samples, canvas.windows, strict=True):

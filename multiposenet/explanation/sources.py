@@ -51,7 +51,7 @@ class Scene:
 def scene_of_picture(
     predictor: PosePredictor, image: np.ndarray, name: str, labels: PersonLabels | None = None
 ) -> Scene:
-    """What the predictor's network finds in a picture: the very peaks and boxes that its poses are made of.
+    """What the predictor's network finds in a picture: the very peaks and boxes that its people are grouped from.
 
     Args:
         predictor: of a method that has a grouping.
@@ -61,7 +61,7 @@ def scene_of_picture(
     """
     canvas = next(iter(predictor.runner.canvases([image])))
     peaks, detections = predictor.method.decoder.find(canvas.views)
-    peaks, _ = predictor.method.decoder.look(peaks, detections, canvas.views)
+    peaks, looks = predictor.method.decoder.look(peaks, detections, canvas.views)
     window = canvas.windows[0]
     owners = None
     if labels is not None:
@@ -71,7 +71,7 @@ def scene_of_picture(
         owners = Owners(
             box_owners(found, labels), peak_owners(there, labels, predictor.skeleton), labels.visibility > 0
         )
-    given = f"peaks and boxes of {predictor.name}"
+    given = f"peaks and boxes of {predictor.name}" + ("" if looks is None else ", before its refiner moves keypoints")
     return Scene(name, given, image.shape[:2], peaks, detections, predictor.skeleton, image, window, owners)
 
 
