@@ -161,6 +161,11 @@ class RefinedMaximum:
         return cells_to_pixels(cells, stride), heatmaps.flatten(2).gather(-1, cell[..., None])[..., 0]
 
 
+def as_distributions(maps: Tensor) -> Tensor:
+    """Label maps [N, K, h, w] as distributions over their cells; an empty one stays empty."""
+    return maps / maps.sum((-2, -1), keepdim=True).clamp(min=1e-6)
+
+
 def _squared_distances(cells: Tensor, length: int) -> Tensor:
     return (torch.arange(length, device=cells.device) - cells[..., None]).square()
 

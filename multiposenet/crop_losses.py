@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from multiposenet.crop_heatmaps import CropLabels, GaussianLabels
+from multiposenet.crop_heatmaps import CropLabels, GaussianLabels, as_distributions
 from multiposenet.distributed import count_over_processes
 from multiposenet.structures import CropOutputs, CropTargets
 
@@ -85,6 +85,11 @@ class CropLoss(nn.Module):
         return (worst / count.clamp(min=1)).sum() / count_over_processes((count > 0).sum())
 
 
+def cell_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy [N, K] in nats of the cells' distributions, logits [N, K, h, w], with the labels' [N, K, h, w]."""
+    return -(labels.flatten(2) * logits.float().flatten(2).log_softmax(-1)).sum(-1)
+
+
 class CropCrossEntropy(nn.Module):
     """Cross-entropy of the cells' distribution with the label's, for logits (``CropDistributions``).
 
@@ -105,15 +110,13 @@ class CropCrossEntropy(nn.Module):
         """``finest`` and, where there are coarser levels, ``coarser``: scalars, in nats a labelled keypoint."""
         size = tuple(outputs.heatmaps.shape[-2:])
         labels = [
-            maps.flatten(2) / maps.sum((-2, -1), keepdim=True).flatten(2).clamp(min=1e-6)
-            for maps in self.labels.encode(targets.keypoints, size, STRIDE)
+            as_distributions(maps) for maps in self.labels.encode(targets.keypoints, size, STRIDE)
         ]
         labelled = targets.visibility > 0
         count = count_over_processes(labelled.sum())
 
         def error(logits: Tensor, label: Tensor) -> Tensor:
-            nats = -(label * logits.float().flatten(2).log_softmax(-1)).sum(-1)
-            return (nats * labelled).sum() / count
+            return (cell_nats(logits, label) * labelled).sum() / count
 
         terms: dict[str, list[Tensor]] = {"finest": [], "coarser": []}
         for level, maps, width in levels_and_widths(outputs, len(labels)):

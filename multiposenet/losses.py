@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from multiposenet.anchors import AnchorGrid
+from multiposenet.crop_losses import cell_nats
 from multiposenet.distributed import count_over_processes
 from multiposenet.geometry import pairwise_iou
 from multiposenet.heatmap import HeatmapCodec
@@ -200,7 +201,8 @@ class DetectionLoss(nn.Module):
 class RefinerLoss(nn.Module):
     """Cross-entropy of one person's maps with their labels, around boxes as wrong as a detector's.
 
-    Only keypoints that are labelled and lie in their map count.
+    The loss of Mask R-CNN's keypoint head (He et al., ICCV 2017, sec. 5) with labels as wide as a Gaussian. Only
+    keypoints that are labelled and lie in their map count.
 
     Args:
         codec: the maps' geometry and labels.
@@ -220,6 +222,10 @@ class RefinerLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Looks at all people of the batch who have a labelled keypoint.
 
+        Args:
+            refiner: (outputs, picture [R], frames [R, 4]) -> logits [R, K, h, w].
+            outputs: of the shared network for the batch's images; targets: in the images' pixels.
+
         Returns:
             ``refiner``: a scalar, in nats a keypoint.
         """
@@ -232,8 +238,8 @@ class RefinerLoss(nn.Module):
         logits = refiner(outputs, picture, frames)
         labels, inside = self.codec.encode(targets.keypoints[picture, slot], frames)
         counts = visible[picture, slot] & taught[picture, slot][:, None] & inside
-        nats = -(labels.flatten(2) * logits.float().flatten(2).log_softmax(-1)).sum(-1)
-        return {"refiner": self.weight * torch.where(counts, nats, 0.0).sum() / count_over_processes(counts.sum())}
+        nats = torch.where(counts, cell_nats(logits, labels), 0.0).sum()
+        return {"refiner": self.weight * nats / count_over_processes(counts.sum())}
 
     def _noisy(self, boxes: Tensor) -> Tensor:
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)

@@ -1,7 +1,8 @@
 """The maps of one person, laid over the person's box: labels for training, and back from logits to keypoints.
 
-Encoding and decoding live together; ``tests/test_person_maps.py`` inverts one by the other. A map covers the box made
-larger, and its cells are squares in the picture, whatever shape the box has.
+Encoding and decoding live together; ``tests/test_pose_refiner.py`` inverts one by the other. A map covers the box made
+larger, and its cells are squares in the picture, whatever shape the box has; a softmax over them says where a keypoint
+is (Mask R-CNN, He et al., ICCV 2017, sec. 5).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum
+from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, as_distributions
 from multiposenet.geometry import expand_boxes, points_to_shares, shares_to_points
 from multiposenet.heatmap import sums_around
 
@@ -57,32 +58,35 @@ class PersonMapCodec:
         inside = ((shares >= 0) & (shares <= 1)).all(-1)
         cells = shares * shares.new_tensor(self.size[::-1]) - 0.5
         (maps,) = GaussianLabels((self.sigma,)).encode(cells, self.size, 1)
-        return maps / maps.sum((-2, -1), keepdim=True).clamp(min=1e-6), inside
+        return as_distributions(maps), inside
 
-    def decode(self, logits: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def cell_chances(self, logits: Tensor) -> Tensor:
+        """Logits [R, K, h, w] as a keypoint's chances of lying in a cell, which are 1 in each map together."""
+        return logits.float().flatten(2).softmax(-1).view_as(logits)
+
+    def decode(self, chances: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The keypoints of people.
 
         Args:
-            logits: [R, K, h, w]; a keypoint's chances of lying in a cell are their softmax.
+            chances: [R, K, h, w] of :meth:`cell_chances`.
             frames: [R, 4] of :meth:`frames`.
 
         Returns:
             keypoints [R, K, 2] in the frames' pixels, and the chance [R, K] in [0, 1] that each lies near that place.
         """
-        chances = _cell_chances(logits)
         cells, _ = RefinedMaximum().locate(chances, 1)
         keypoints = shares_to_points((cells + 0.5) / cells.new_tensor(self.size[::-1]), frames[:, None])
         return keypoints, self._near(chances, cells[:, :, None])[:, :, 0]
 
-    def chances_at(self, logits: Tensor, frames: Tensor, points: Tensor) -> Tensor:
+    def chances_at(self, chances: Tensor, frames: Tensor, points: Tensor) -> Tensor:
         """The chance [R, K, M] in [0, 1] that a keypoint lies near each of M points.
 
         Args:
-            logits: [R, K, h, w]; frames: [R, 4]; both as for :meth:`decode`.
+            chances: [R, K, h, w]; frames: [R, 4]; both as for :meth:`decode`.
             points: [R, K, M, 2] in the frames' pixels; outside its frame a keypoint cannot be.
         """
         shares = points_to_shares(points, frames[:, None, None])
-        near = self._near(_cell_chances(logits), shares * shares.new_tensor(self.size[::-1]) - 0.5)
+        near = self._near(chances, shares * shares.new_tensor(self.size[::-1]) - 0.5)
         return torch.where(((shares >= 0) & (shares <= 1)).all(-1), near, 0.0)
 
     def _near(self, chances: Tensor, cells: Tensor) -> Tensor:
@@ -94,8 +98,3 @@ class PersonMapCodec:
         maps = torch.arange(chances.shape[0] * chances.shape[1], device=chances.device).repeat_interleave(count)
         near = sums_around(chances.flatten(0, 1), maps, nearest.long().flatten(0, 2), self.reach)
         return near.float().view(cells.shape[:3]).clamp(max=1)
-
-
-def _cell_chances(logits: Tensor) -> Tensor:
-    """Logits [R, K, h, w] as the chances of the cells, which are 1 in each map together."""
-    return logits.float().flatten(2).softmax(-1).view_as(logits)

@@ -62,7 +62,7 @@ def test_a_frame_holds_the_box_with_its_margin_and_has_square_cells():
 
 def test_a_box_without_area_has_a_frame_that_numbers_survive():
     frames = CODEC.frames(torch.tensor([[7.0, 7.0, 7.0, 7.0]]))
-    keypoints, chances = CODEC.decode(torch.zeros(1, 3, 64, 48), frames)
+    keypoints, chances = CODEC.decode(CODEC.cell_chances(torch.zeros(1, 3, 64, 48)), frames)
     assert keypoints.isfinite().all()
     assert chances.isfinite().all()
 
@@ -73,7 +73,7 @@ def test_what_is_encoded_is_decoded_to_a_twentieth_of_a_cell():
     shares = 0.05 + 0.9 * torch.rand(2, 100, 2, generator=generator)
     keypoints = shares * (frames[:, 2:] - frames[:, :2])[:, None] + frames[:, None, :2] - 0.5
     labels, inside = CODEC.encode(keypoints, frames)
-    found, chances = CODEC.decode(labels.clamp(min=1e-12).log(), frames)
+    found, chances = CODEC.decode(CODEC.cell_chances(labels.clamp(min=1e-12).log()), frames)
     cell = ((frames[:, 2] - frames[:, 0]) / 48)[:, None, None]
     assert inside.all()
     assert_close(labels.sum((-2, -1)), torch.ones(2, 100))
@@ -89,7 +89,7 @@ def test_keypoints_outside_their_map_are_told():
 
 def test_nobody_has_no_maps():
     nobody = torch.zeros(0, 4)
-    keypoints, chances = CODEC.decode(torch.zeros(0, 3, 64, 48), CODEC.frames(nobody))
+    keypoints, chances = CODEC.decode(CODEC.cell_chances(torch.zeros(0, 3, 64, 48)), CODEC.frames(nobody))
     assert keypoints.shape == (0, 3, 2)
     assert chances.shape == (0, 3)
 
@@ -283,7 +283,7 @@ def test_a_picture_without_people_stays_as_it_is():
     people, _ = people_of(KEYPOINTS, torch.ones(2, 3, dtype=torch.bool))
     refinement = Refinement(network(), CODEC, DOLL)
     looks = refinement.look(nobody, [View(outputs_of(pictures=1))])
-    assert looks.logits.shape == (0, 3, 64, 48)
+    assert looks.chances.shape == (0, 3, 64, 48)
     assert_close(refinement.join(people, looks).keypoints, people.keypoints)
 
 

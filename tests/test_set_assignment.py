@@ -206,6 +206,16 @@ def test_of_peaks_that_lie_alike_the_higher_are_candidates():
     assert collect_candidates(peaks, detections, GaussianPrior(1), most=2).peak.tolist() == [[[1, 2]]]
 
 
+def assert_heard(network: SetAssignment, told: Peaks, untold: Peaks, detections: Detections) -> None:
+    """What only ``told`` tells of the same peaks changes the answer, and in the form with fixed shapes as much."""
+    with torch.no_grad():
+        answer, without = network(told, detections), network(untold, detections)
+        static = network(told, detections, pack=False)
+    assert (answer.chances - without.chances)[answer.candidates.allowed].abs().max() > 0.01
+    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
+    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+
+
 def test_evidence_changes_nothing_until_it_is_learnt_and_something_then():
     torch.manual_seed(0)
     without, (peaks, detections) = trained(), scene()
@@ -216,13 +226,8 @@ def test_evidence_changes_nothing_until_it_is_learnt_and_something_then():
     told = dataclasses.replace(peaks, evidence=torch.rand(*peaks.scores.shape, k) * peaks.valid[..., None])
     with torch.no_grad():
         assert_close(heard(told, detections).log_scores, without(peaks, detections).log_scores)
-        torch.nn.init.normal_(heard.embed_evidence[-1].weight)
-        answer, untold = heard(told, detections), heard(peaks, detections)
-        static = heard(told, detections, pack=False)
-    allowed = answer.candidates.allowed
-    assert (answer.chances - untold.chances)[allowed].abs().max() > 0.01
-    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
-    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+    torch.nn.init.normal_(heard.embed_evidence[-1].weight)
+    assert_heard(heard, told, peaks, detections)
 
 
 def test_an_appearance_is_heard_and_must_have_as_many_features_as_the_network():
@@ -230,12 +235,7 @@ def test_an_appearance_is_heard_and_must_have_as_many_features_as_the_network():
     heard, (peaks, detections) = trained(appearance=6), scene()
     torch.nn.init.normal_(heard.embed_evidence[-1].weight)
     told = dataclasses.replace(peaks, appearance=torch.rand(*peaks.scores.shape, 6) * peaks.valid[..., None])
-    with torch.no_grad():
-        answer, untold = heard(told, detections), heard(peaks, detections)
-        static = heard(told, detections, pack=False)
-    assert (answer.chances - untold.chances)[answer.candidates.allowed].abs().max() > 0.01
-    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
-    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+    assert_heard(heard, told, peaks, detections)
     with pytest.raises(ValueError, match="5 features, this network was made for 6"):
         heard(dataclasses.replace(told, appearance=told.appearance[..., :5]), detections)
 
@@ -249,12 +249,7 @@ def test_what_the_boxes_own_maps_hold_at_a_peak_is_heard_by_the_tokens_of_those_
     number = found.peak_number.flatten(1)[found.row, found.place]
     assert_close(found.seen, seen_by.flatten(0, 2)[number, found.slot[found.row]])
     assert not heard.collect(peaks, detections).seen.any()
-    with torch.no_grad():
-        answer, untold = heard(told, detections), heard(peaks, detections)
-        static = heard(told, detections, pack=False)
-    assert (answer.chances - untold.chances)[answer.candidates.allowed].abs().max() > 0.01
-    rows = static.candidates.allowed.flatten(1).any(1) | detections.valid.flatten()
-    assert_close(static.log_scores[rows], answer.log_scores, atol=1e-4, rtol=1e-4)
+    assert_heard(heard, told, peaks, detections)
 
 
 def test_a_larger_network_goes_on_from_what_a_smaller_one_has_learnt():

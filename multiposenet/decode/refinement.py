@@ -24,13 +24,13 @@ class Looks:
     Args:
         picture, slot: [R] long, whose boxes: ``detections.boxes[picture, slot]``.
         frames: [R, 4] what the maps cover, pixels of the first view.
-        logits: [R, K, h, w], of where each keypoint is.
+        chances: [R, K, h, w], of each keypoint to lie in a cell.
     """
 
     picture: Tensor
     slot: Tensor
     frames: Tensor
-    logits: Tensor
+    chances: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Refinement:
         picture, slot = detections.valid.nonzero(as_tuple=True)
         boxes = detections.boxes[picture, slot]
         logits = torch.stack([self._look(view, picture, boxes) for view in views]).mean(0)
-        return Looks(picture, slot, self.codec.frames(boxes), logits)
+        return Looks(picture, slot, self.codec.frames(boxes), self.codec.cell_chances(logits))
 
     def chances_at(self, peaks: Peaks, looks: Looks, detections: Detections) -> Tensor:
-        """What each box's own maps hold at every peak: ``Peaks.seen_by``."""
-        chances = self.codec.chances_at(looks.logits, looks.frames, peaks.xy[looks.picture])
+        """What each box's own maps hold at every peak: [N, K, M, P], ``Peaks.seen_by``."""
+        chances = self.codec.chances_at(looks.chances, looks.frames, peaks.xy[looks.picture])
         chances = torch.where(peaks.valid[looks.picture], chances, 0.0)
         table = chances.new_zeros(*detections.valid.shape, *chances.shape[1:])
         return table.index_put((looks.picture, looks.slot), chances).permute(0, 2, 3, 1)
@@ -76,11 +76,11 @@ class Refinement:
     def join(self, people: GroupedPeople, looks: Looks) -> GroupedPeople:
         """The people, grouped around the boxes that were looked into, with better keypoints."""
         at = (looks.picture, looks.slot)
-        own, chances = self.codec.decode(looks.logits, looks.frames)
+        own, chances = self.codec.decode(looks.chances, looks.frames)
         given, seen = people.keypoints[at], people.peak_index[at] >= 0
         cell = (looks.frames[:, 2] - looks.frames[:, 0]) / self.codec.size[1]
         same = seen & ((given - own).norm(dim=-1) <= self.agreement * cell[:, None])
-        possible = self.codec.chances_at(looks.logits, looks.frames, given[:, :, None])[..., 0]
+        possible = self.codec.chances_at(looks.chances, looks.frames, given[:, :, None])[..., 0]
         stays = seen & (possible >= self.trust * chances)
         places = torch.where(same[..., None], (given + own) / 2, torch.where(stays[..., None], given, own))
         scores = torch.where(same | stays, people.keypoint_scores[at], chances)

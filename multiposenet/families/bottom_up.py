@@ -160,19 +160,20 @@ def build_multiposenet(
     if appearance not in (0, merged_width):
         raise ValueError(f"grouping_options: appearance must be 0 or merged_width ({merged_width}), got {appearance}")
     network, group = make_grouping(grouping, skeleton, **own_options)
-    person_maps = PersonMapCodec()
-    second = (
-        PoseRefiner(k, channels, merged_width, k + person_mask, person_maps.size) if refiner else None
-    )
+    second = refiner_loss = refinement = None
+    if refiner:
+        person_maps = PersonMapCodec()
+        second = PoseRefiner(k, channels, merged_width, k + person_mask, person_maps.size)
+        refiner_loss = RefinerLoss(person_maps, refiner_weight)
+        refinement = Refinement(second, person_maps, skeleton)
     model = MultiPoseNet(
         **parts,
         prn=network,
         keypoint_loss=KeypointLoss(codec, intermediate_weight, peak_weight=peak_weight, answer=answer),
         detection_loss=DetectionLoss(grid, weight=detection_weight),
         refiner=second,
-        refiner_loss=RefinerLoss(person_maps, refiner_weight) if refiner else None,
+        refiner_loss=refiner_loss,
     )
-    refinement = Refinement(second, person_maps, skeleton) if refiner else None
     return model, ChainDecoder(codec, boxes, group, skeleton, appearance > 0, refinement).limited(box_threshold)
 
 

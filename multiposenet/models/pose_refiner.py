@@ -8,6 +8,7 @@ here it takes the features that the keypoint subnet has computed already, at all
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,14 @@ class PoseRefiner(nn.Module):
             raise ValueError(f"the sides of a person's maps must be multiples of 8, got {tuple(size)}")
         self.size = tuple(size)
         fine, middle, coarse = widths
-        self.fine = _layer(channels + merged + num_maps, fine, 3)
-        self.middle, self.coarse = _layer(2 * channels, middle, 1), _layer(channels, coarse, 1)
-        self.shrink = nn.ModuleList([_layer(fine, middle, 3, stride=2), _layer(middle, coarse, 3, stride=2)])
+        self.fine = Conv2dNormActivation(channels + merged + num_maps, fine)
+        self.middle = Conv2dNormActivation(2 * channels, middle, kernel_size=1)
+        self.coarse = Conv2dNormActivation(channels, coarse, kernel_size=1)
+        self.shrink = nn.ModuleList(Conv2dNormActivation(*pair, stride=2) for pair in pairwise(widths))
         self.down = nn.ModuleList([_blocks(width, count) for width, count in zip(widths, blocks, strict=True)])
-        self.narrow = nn.ModuleList([_layer(middle, fine, 1), _layer(coarse, middle, 1)])
+        self.narrow = nn.ModuleList(
+            Conv2dNormActivation(wider, width, kernel_size=1) for width, wider in pairwise(widths)
+        )
         self.up = nn.ModuleList([_blocks(fine, 1), _blocks(middle, 1)])
         # Four cells from one: the finest level has half the maps' size.
         self.predict = nn.Conv2d(fine, 4 * num_keypoints, 1)
@@ -93,10 +97,6 @@ class PoseRefiner(nn.Module):
         samples = 2 if level == 0 else 1
         pooled = roi_align(features.float(), places, size, 1 / STRIDES[level], sampling_ratio=samples, aligned=True)
         return pooled.contiguous(memory_format=torch.channels_last)
-
-
-def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Conv2dNormActivation:
-    return Conv2dNormActivation(inputs, outputs, kernel, stride)
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
