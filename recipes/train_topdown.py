@@ -27,7 +27,7 @@ from multiposenet.predictor import DEFAULT_WEIGHTS
 NAME = "topdown_lite"
 FIRST_OPTIONS = "blocks=1x2x2x2,crop=192x128"
 """Blocks of the levels, in the first two parts: those of the backbone that the first part starts from. Small crops
-until the last part, because so many people pass in little time."""
+until the last two parts, because so many people pass in little time."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     weights = train(work, "deep", both, "--weights", deepen(weights, work / f"{NAME}_start.safetensors"))
     weights = train(work, "upright", both, "--weights", weights)
     weights = train(work, "fine", both, "--weights", weights)
+    weights = train(work, "finer", both, "--weights", weights)
     figures = {
         arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in DRAWN
     }
