@@ -64,11 +64,14 @@ def pairwise_iou(one: Tensor, other: Tensor) -> Tensor:
 
     torchvision's ``box_iou`` has no batch axes and makes NaN of two empty boxes.
     """
-    one, other = one[..., :, None, :], other[..., None, :, :]
-    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (one, other)]
-    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-6)
+    # Number by number: whole rows of boxes in memory instead of pairs of numbers.
+    ours, theirs = (own[..., :, None] for own in one.unbind(-1)), (own[..., None, :] for own in other.unbind(-1))
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = ours, theirs
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    shared = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - shared
+    return shared / union.clamp(min=1e-6)
 
 
 def pixels_to_cells(keypoints: Array, stride: float) -> Array:
