@@ -30,9 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 from multiposenet import create_model, list_models
+from multiposenet.data.transforms import letterbox_image
 from multiposenet.decode import grouping as grouping_module
 from multiposenet.decode.chain import ChainDecoder
-from multiposenet.inference.whole_pictures import letterbox_image
 from multiposenet.methods import build_method
 from multiposenet.models.fusion import fuse_batch_norm
 from multiposenet.options import parse_model_options

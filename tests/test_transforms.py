@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from PIL import Image
 from torch.testing import assert_close
 from torchvision.transforms import v2
 
@@ -13,6 +14,7 @@ from multiposenet.data.transforms import (
     Letterbox,
     RandomPersonCrop,
     example_from_sample,
+    letterbox_image,
     random_colours,
     training_transform,
     warp_boxes,
@@ -443,3 +445,29 @@ def test_visible_keypoints_of_real_people_stay_on_their_drawn_shapes(coco_mini):
     hits = torch.cat(hits)
     assert len(hits) > 1000
     assert float(hits.mean()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((48, 64), 64),  # as it is
+        ((48, 64), 48),
+        ((45, 67), 50),
+        ((30, 41), 200),  # larger
+        ((160, 237), 238),  # hardly larger
+        ((210, 150), 40),  # by blocks
+        ((3, 97), 31),  # with a part of a block left
+        ((1, 1), 9),
+    ],
+)
+def test_a_letterboxed_picture_is_the_warped_one_to_two_grey_levels(shape: tuple[int, int], size: int):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    canvas = letterbox_image(picture, size).permute(1, 2, 0).numpy()
+    warped = np.asarray(warp_image(Image.fromarray(picture), CropWindow.letterbox(shape, size)))
+    assert canvas.shape == warped.shape
+    assert np.abs(canvas.astype(int) - warped).max() <= 2
+
+
+def test_a_picture_of_the_canvas_s_own_size_is_left_as_it_is():
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)[:, ::-1]
+    assert_array_equal(letterbox_image(picture, 96).permute(1, 2, 0).numpy(), picture)

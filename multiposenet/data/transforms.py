@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -28,6 +29,11 @@ PADDING_COLOUR = (124, 116, 104)
 """RGB outside the picture: ImageNet's mean, about zero after normalisation, like a convolution's own padding."""
 
 _MASKS = ("person_mask", "ignore_mask", "unknown_mask")
+
+
+def _whole_shrinking(window: CropWindow) -> int:
+    """How many whole pixels, on a side, become one in a window that makes a picture smaller; else 1."""
+    return max(1, int(1 / window.scale + 1e-6))
 
 
 def example_from_sample(sample: Sample) -> dict:
@@ -70,7 +76,7 @@ def warp_image(
     Returns:
         PIL RGB image of the window's size.
     """
-    factor = max(1, int(1 / window.scale + 1e-6)) if smooth else 1
+    factor = _whole_shrinking(window) if smooth else 1
     inverse = window.inverse_matrix()
     if factor > 1:
         # Every block of factor x factor pixels becomes one pixel: continuous coordinates shrink by just that.
@@ -79,6 +85,35 @@ def warp_image(
     return image.transform(
         (width, height), Image.Transform.AFFINE, tuple(inverse.ravel()), Image.Resampling.BILINEAR, fillcolor=fill
     )
+
+
+def letterbox_image(picture: np.ndarray, size: int) -> Tensor:
+    """A picture on ``CropWindow.letterbox``'s canvas, as :func:`warp_image` would put it there, to two grey levels.
+
+    Nothing is turned, so that PyTorch's resampling does it, in a fifth of the time.
+
+    Args:
+        picture: [H, W, 3] uint8.
+        size: longer side of the picture on the canvas.
+
+    Returns:
+        [3, h, w] uint8.
+    """
+    window = CropWindow.letterbox(picture.shape[:2], size)
+    factor = _whole_shrinking(window)
+    if factor > 1:
+        picture = np.asarray(Image.fromarray(picture).reduce(factor))
+    scale = window.scale * factor
+    # As many rows and columns as have their centre in the picture. So that there are enough, and because PyTorch does
+    # not resample an axis whose length stays the same, there must be more than there are: the last ones again.
+    height, width = (math.ceil(side * scale - 0.5) for side in picture.shape[:2])
+    least = math.ceil(1 / (scale - 1)) if scale > 1 + 1e-6 else 0
+    more = [(0, max(1, least - side)) for side in picture.shape[:2]]
+    pixels = torch.from_numpy(np.pad(picture, (*more, (0, 0)), mode="edge")).permute(2, 0, 1)
+    scaled = F.interpolate(pixels[None], scale_factor=scale, mode="bilinear")[0]
+    canvas = torch.tensor(PADDING_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, *window.size)
+    canvas[:, :height, :width] = scaled[:, :height, :width][:, : window.size[0], : window.size[1]]
+    return canvas
 
 
 def warp_masks(masks: list[Tensor], window: CropWindow) -> list[Tensor]:

@@ -15,12 +15,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from tqdm import tqdm
 
+from multiposenet.data.transforms import letterbox_image
 from multiposenet.decode.views import View
 from multiposenet.distributed import rank, share_with_all, world_size
 from multiposenet.evaluation.grouping_inputs import GroupingInput, PictureBoxes, PicturePeaks, pack_input
 from multiposenet.evaluation.oks import keypoint_similarity
 from multiposenet.geometry import CropWindow, pairwise_iou
-from multiposenet.inference.whole_pictures import letterbox_image
 from multiposenet.predictor import PosePredictor
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from multiposenet.data.transforms import warp_image
+from multiposenet.data.transforms import letterbox_image
 from multiposenet.decode.views import View
 from multiposenet.geometry import CropWindow
 from multiposenet.inference.settings import RunnerSettings
@@ -140,15 +139,9 @@ class WholePictures:
 
     def _images(self, pictures: list[np.ndarray], size: int) -> Tensor:
         with self.settings.timed("prepare"):
-            images = torch.stack([letterbox_image(picture, size) for picture in pictures])
-            images = images.to(self.settings.device).float().div_(255)
-            return images.contiguous(memory_format=torch.channels_last)
-
-
-def letterbox_image(picture: np.ndarray, size: int) -> Tensor:
-    """[H, W, 3] uint8 -> [3, h, w] uint8 on ``CropWindow.letterbox``'s canvas, resampled and padded as in training."""
-    window = CropWindow.letterbox(picture.shape[:2], size)
-    return torch.from_numpy(np.array(warp_image(Image.fromarray(picture), window))).permute(2, 0, 1)
+            images = torch.stack([letterbox_image(picture, size) for picture in pictures]).to(self.settings.device)
+            # Rearranged while they are bytes.
+            return images.contiguous(memory_format=torch.channels_last).float().div_(255)
 
 
 def _into_crop(boxes: PersonBoxes, window: CropWindow) -> PersonBoxes:
