@@ -6,7 +6,6 @@ stands beside what is exact below the cell; ``tests/test_crop_heatmaps.py`` inve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multiposenet.geometry import cells_to_pixels, pixels_to_cells
+from multiposenet.heatmap import filter_symmetric
 
 TAPS = {
     5: (1.0, 2 / 3, 1 / 6),
@@ -126,7 +126,7 @@ class SecondMaximum:
     def locate(self, heatmaps: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """See :meth:`CropPositions.locate`; heights are those of the unblurred map at the nearest cell."""
         height, width = heatmaps.shape[-2:]
-        padded = _blurred(F.pad(heatmaps, (_MARGIN,) * 4), TAPS[self.kernel])
+        padded = _blurred(F.pad(heatmaps, (_MARGIN,) * 4), self.kernel)
         columns, flat = padded.shape[-1], padded.flatten(2)
         first = flat.argmax(-1, keepdim=True)
         second = flat.scatter(-1, first, 0.0).argmax(-1, keepdim=True)
@@ -153,7 +153,7 @@ class RefinedMaximum:
     def locate(self, heatmaps: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """See :meth:`CropPositions.locate`; heights are those of the map's maximum."""
         width = heatmaps.shape[-1]
-        smooth = _blurred(heatmaps, TAPS[self.kernel]) if self.kernel else heatmaps
+        smooth = _blurred(heatmaps, self.kernel) if self.kernel else heatmaps
         cell = smooth.flatten(2).argmax(-1)
         x, y = cell % width, cell // width
         offsets = _newton_step(smooth, x, y)
@@ -181,13 +181,11 @@ def _heights(maps: Tensor, cells: Tensor) -> Tensor:
     return maps.flatten(2).gather(-1, place[..., None])[..., 0]
 
 
-def _blurred(maps: Tensor, taps: Sequence[float]) -> Tensor:
-    """Maps blurred by a symmetric kernel, given from its middle outwards; its sum becomes 1, outside are zeros."""
-    k = maps.shape[1]
-    line = maps.new_tensor((*reversed(taps[1:]), *taps))
-    line = (line / line.sum()).expand(k, 1, 1, -1)
-    reach = len(taps) - 1
-    return F.conv2d(F.conv2d(maps, line, padding=(0, reach), groups=k), line.mT, padding=(reach, 0), groups=k)
+def _blurred(maps: Tensor, kernel: int) -> Tensor:
+    """Maps blurred by one of ``TAPS``, whose sum becomes 1; outside are zeros."""
+    first, *others = TAPS[kernel]
+    total = first + 2 * sum(others)
+    return filter_symmetric(maps, [tap / total for tap in TAPS[kernel]])
 
 
 def _newton_step(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -196,17 +194,16 @@ def _newton_step(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     No step at the border, nor where the surface does not bend down.
     """
     height, width = maps.shape[-2:]
-    flat = maps.flatten(2).clamp(min=1e-4).log()
     inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
     x, y = x.clamp(1, max(1, width - 2)), y.clamp(1, max(1, height - 2))
-
-    def at(across: int, down: int) -> Tensor:
-        place = ((y + down) * width + x + across).clamp(0, height * width - 1)
-        return flat.gather(-1, place[..., None])[..., 0]
-
-    slope_x, slope_y = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
-    bend_x, bend_y = at(1, 0) - 2 * at(0, 0) + at(-1, 0), at(0, 1) - 2 * at(0, 0) + at(0, -1)
-    bend_xy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+    steps = torch.arange(-1, 2, device=maps.device)
+    around = (steps[:, None] * width + steps).flatten()
+    places = ((y * width + x)[..., None] + around).clamp(0, height * width - 1)
+    near = maps.flatten(2).gather(-1, places).clamp(min=1e-4).log()
+    above_left, above, above_right, left, here, right, below_left, below, below_right = near.unbind(-1)
+    slope_x, slope_y = (right - left) / 2, (below - above) / 2
+    bend_x, bend_y = right - 2 * here + left, below - 2 * here + above
+    bend_xy = (below_right - above_right - below_left + above_left) / 4
     determinant = bend_x * bend_y - bend_xy.square()
     step = torch.stack([bend_xy * slope_y - bend_y * slope_x, bend_xy * slope_x - bend_x * slope_y], dim=-1)
     step = step / determinant.clamp(min=1e-6)[..., None]

@@ -6,6 +6,7 @@ Encoding and decoding live together; ``tests/test_heatmap.py`` inverts one by th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,6 +91,20 @@ def sums_around(maps: Tensor, map_index: Tensor, cells: Tensor, radius: int) -> 
     values = maps.flatten().index_select(0, index.flatten()).view(index.shape)
     inside = ((rows >= 0) & (rows < height)).to(maps.dtype), ((columns >= 0) & (columns < width)).to(maps.dtype)
     return torch.einsum("tij,ti,tj->t", values, *inside)
+
+
+def filter_symmetric(maps: Tensor, taps: Sequence[float]) -> Tensor:
+    """Maps [..., h, w] filtered along both axes by a symmetric kernel, given from its middle outwards.
+
+    Outside there are zeros. A product with a band of numbers is several times quicker than a convolution by channel.
+    """
+    weights = maps.new_tensor((*taps, 0.0))
+
+    def band(length: int) -> Tensor:
+        places = torch.arange(length, device=maps.device)
+        return weights[(places[:, None] - places).abs().clamp(max=len(taps))]
+
+    return band(maps.shape[-2]) @ (maps @ band(maps.shape[-1]))
 
 
 def find_peaks(

@@ -9,7 +9,15 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from multiposenet.heatmap import HeatmapCodec, draw_gaussians, find_peaks, local_maximum, sums_around, unflip_heatmaps
+from multiposenet.heatmap import (
+    HeatmapCodec,
+    draw_gaussians,
+    filter_symmetric,
+    find_peaks,
+    local_maximum,
+    sums_around,
+    unflip_heatmaps,
+)
 
 
 def seeded() -> torch.Generator:
@@ -102,6 +110,16 @@ def test_sums_around_cells_are_those_of_a_window_of_ones_over_a_map_that_ends_in
     window = torch.ones(1, 1, 2 * radius + 1, 2 * radius + 1)
     expected = functional.conv2d(maps[:, None], window, padding=radius)[number, 0, row, column]
     assert_close(sums_around(maps, number, torch.stack([column, row], -1), radius), expected)
+
+
+@pytest.mark.parametrize("taps", [(2.0,), (1.0, 1.0, 1.0), (0.5, 0.3, -0.1, 0.2)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (23, 17)])
+def test_a_symmetric_filter_is_the_convolution_with_its_kernel_along_both_axes(taps, size):
+    maps = torch.randn(2, 3, *size, generator=seeded())
+    line = torch.tensor((*reversed(taps[1:]), *taps))
+    kernel = (line[:, None] * line).expand(3, 1, -1, -1)
+    expected = functional.conv2d(maps, kernel, padding=len(taps) - 1, groups=3)
+    assert_close(filter_symmetric(maps, taps), expected, atol=1e-5, rtol=1e-5)
 
 
 # --- peaks
