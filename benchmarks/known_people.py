@@ -88,6 +88,7 @@ def raw_outputs(people: PersonLabels, decoder: ChainDecoder, like: MultiPoseNetO
         torch.empty_like(like.box_deltas).copy_(deltas[None]),
         image_size,
         like.features,
+        like.stages,
         like.pyramid,
     )
 

@@ -104,7 +104,8 @@ def filter_symmetric(maps: Tensor, taps: Sequence[float]) -> Tensor:
         places = torch.arange(length, device=maps.device)
         return weights[(places[:, None] - places).abs().clamp(max=len(taps))]
 
-    return band(maps.shape[-2]) @ (maps @ band(maps.shape[-1]))
+    with torch.autocast(maps.device.type, enabled=False):  # decoding is no less exact where a network trains
+        return band(maps.shape[-2]) @ (maps @ band(maps.shape[-1]))
 
 
 def find_peaks(

@@ -14,10 +14,23 @@ from torch import Tensor
 
 from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, as_distributions
 from multiposenet.geometry import expand_boxes, points_to_shares, shares_to_points
-from multiposenet.heatmap import sums_around
+from multiposenet.heatmap import filter_symmetric
 
 LEAST_SIDE = 4.0
 """Pixels; a box without area is looked at as if it had this."""
+
+
+@dataclass(frozen=True)
+class PersonChances:
+    """Where the keypoints of R people are, as chances.
+
+    Args:
+        cells: [R, K, h, w], of lying in each cell; the sum of each map is 1.
+        near: [R, K, h, w], of lying in a square around each cell.
+    """
+
+    cells: Tensor
+    near: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class PersonMapCodec:
         reach: half width in cells of the square whose probability is a keypoint's chance.
     """
 
-    size: tuple[int, int] = (64, 48)
+    size: tuple[int, int] = (48, 40)
     extension: float = 1.25
     sigma: float = 1.0
     reach: int = 2
@@ -60,41 +73,39 @@ class PersonMapCodec:
         (maps,) = GaussianLabels((self.sigma,)).encode(cells, self.size, 1)
         return as_distributions(maps), inside
 
-    def cell_chances(self, logits: Tensor) -> Tensor:
-        """Logits [R, K, h, w] as a keypoint's chances of lying in a cell, which are 1 in each map together."""
-        return logits.float().flatten(2).softmax(-1).view_as(logits)
+    def chances(self, logits: Tensor) -> PersonChances:
+        """What logits [R, K, h, w] say of where keypoints are."""
+        cells = logits.float().flatten(2).softmax(-1).view_as(logits)
+        return PersonChances(cells, filter_symmetric(cells, (1.0,) * (self.reach + 1)).clamp(0, 1))
 
-    def decode(self, chances: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, chances: PersonChances, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The keypoints of people.
 
         Args:
-            chances: [R, K, h, w] of :meth:`cell_chances`.
+            chances: of :meth:`chances`.
             frames: [R, 4] of :meth:`frames`.
 
         Returns:
             keypoints [R, K, 2] in the frames' pixels, and the chance [R, K] in [0, 1] that each lies near that place.
         """
-        cells, _ = RefinedMaximum().locate(chances, 1)
+        cells, _ = RefinedMaximum().locate(chances.cells, 1)
         keypoints = shares_to_points((cells + 0.5) / cells.new_tensor(self.size[::-1]), frames[:, None])
-        return keypoints, self._near(chances, cells[:, :, None])[:, :, 0]
+        return keypoints, _nearest(chances.near, cells[:, :, None])[:, :, 0]
 
-    def chances_at(self, chances: Tensor, frames: Tensor, points: Tensor) -> Tensor:
+    def chances_at(self, chances: PersonChances, frames: Tensor, points: Tensor) -> Tensor:
         """The chance [R, K, M] in [0, 1] that a keypoint lies near each of M points.
 
         Args:
-            chances: [R, K, h, w]; frames: [R, 4]; both as for :meth:`decode`.
+            chances, frames: as for :meth:`decode`.
             points: [R, K, M, 2] in the frames' pixels; outside its frame a keypoint cannot be.
         """
         shares = points_to_shares(points, frames[:, None, None])
-        near = self._near(chances, shares * shares.new_tensor(self.size[::-1]) - 0.5)
+        near = _nearest(chances.near, shares * shares.new_tensor(self.size[::-1]) - 0.5)
         return torch.where(((shares >= 0) & (shares <= 1)).all(-1), near, 0.0)
 
-    def _near(self, chances: Tensor, cells: Tensor) -> Tensor:
-        """What maps [R, K, h, w] hold around cells [R, K, M, 2]: [R, K, M]."""
-        height, width = self.size
-        nearest = cells.round()
-        nearest = torch.stack([nearest[..., 0].clamp(0, width - 1), nearest[..., 1].clamp(0, height - 1)], dim=-1)
-        count = cells.shape[2]
-        maps = torch.arange(chances.shape[0] * chances.shape[1], device=chances.device).repeat_interleave(count)
-        near = sums_around(chances.flatten(0, 1), maps, nearest.long().flatten(0, 2), self.reach)
-        return near.float().view(cells.shape[:3]).clamp(max=1)
+
+def _nearest(maps: Tensor, cells: Tensor) -> Tensor:
+    """What maps [R, K, h, w] hold in the cells nearest to [R, K, M, 2]: [R, K, M]."""
+    height, width = maps.shape[-2:]
+    column, row = (cells[..., axis].round().clamp(0, side - 1).long() for axis, side in enumerate((width, height)))
+    return maps.flatten(2).gather(-1, row * width + column)

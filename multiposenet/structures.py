@@ -235,7 +235,8 @@ class MultiPoseNetOutputs(TensorFields):
         box_deltas: [N, A, 4], box offsets to the anchors.
         image_size: (H, W) of the images that went in.
         features: [N, F, h, w], what the heatmaps are predicted from.
-        pyramid: the keypoint subnet's levels K2..K5, each [N, C, h_l, w_l], for a network that looks at people again.
+        stages: the backbone's C2..C5, each [N, C_l, h_l, w_l], for a network that looks at people again.
+        pyramid: the keypoint subnet's levels K2..K5, each [N, C, h_l, w_l], for the same.
 
     A field is None when its part of the network was not asked for.
     """
@@ -245,6 +246,7 @@ class MultiPoseNetOutputs(TensorFields):
     box_deltas: Tensor | None
     image_size: tuple[int, int]
     features: Tensor | None = None
+    stages: tuple[Tensor, ...] | None = None
     pyramid: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:

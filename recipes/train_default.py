@@ -62,12 +62,12 @@ class Lesson:
     arrangement: str = "crowded"
 
 
-PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2, "h": 1, "i": 1, "j": 1, "k": 1, "l": 2}
+PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2, "h": 1, "i": 1, "j": 1, "k": 1, "l": 2, "m": 1}
 """Parts of the training and their processes."""
 
 LAST = list(PARTS)[-1]
 
-OF_BOTH = ("h", "i", "j", "k", "l")
+OF_BOTH = ("h", "i", "j", "k", "l", "m")
 """Parts with people of both arrangements."""
 
 FIRST_WITH_CHANCES = "e"
@@ -88,6 +88,7 @@ LESSONS = {
     "h": Lesson(6, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
     "i": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
     "l": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {"looks": True}, 576, "coco"),
+    "m": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
 }
 """After which parts there is a lesson. The second has higher thresholds: the first one's let through twice as many
 tokens, and AP was no higher for them (0.381 with its own, 0.385 with these, on the pictures for choosing). What the
@@ -97,7 +98,7 @@ with."""
 CHANCES = {"map_answer": "chances", "peak_weight": 0.0, "peak_sigma": 1.25, "peak_threshold": 0.15}
 """Options of the network from ``FIRST_WITH_CHANCES`` on."""
 
-ONLY_TRAINING = ("peak_weight", "intermediate_weight", "detection_weight")
+ONLY_TRAINING = ("peak_weight", "intermediate_weight", "detection_weight", "refiner_weight")
 """Weights of losses: they were this recipe's and are nobody's default."""
 
 STEEPNESS = 9.2

@@ -122,6 +122,13 @@ def test_a_symmetric_filter_is_the_convolution_with_its_kernel_along_both_axes(t
     assert_close(filter_symmetric(maps, taps), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_symmetric_filter_is_as_exact_where_a_network_trains_in_half_precision():
+    maps = torch.rand(2, 3, 16, 12, generator=seeded())
+    exact = filter_symmetric(maps, (1.0, 0.5))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(filter_symmetric(maps, (1.0, 0.5)), exact, atol=0, rtol=0)
+
+
 # --- peaks
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks, Pose
 
 DOLL = Skeleton("doll", ("head", "left_hand", "right_hand"), flip_pairs=((1, 2),))
 CODEC = PersonMapCodec()
+HEIGHT, WIDTH = CODEC.size
+STAGES = (3, 5, 6, 7)
 SIZE = (192, 256)
 BOXES = torch.tensor([[20.0, 30.0, 80.0, 170.0], [100.0, 90.0, 220.0, 150.0]])
 KEYPOINTS = torch.tensor([[[51.3, 42.8], [72.1, 95.4], [28.7, 90.2]], [[110.2, 110.7], [161.5, 100.3], [204.9, 132.6]]])
@@ -39,13 +43,14 @@ def outputs_of(channels: int = 4, merged: int = 5, num_maps: int = 4, pictures: 
     def maps(count: int, stride: int) -> Tensor:
         return torch.rand(pictures, count, SIZE[0] // stride, SIZE[1] // stride, generator=generator)
 
+    stages = tuple(maps(width, stride) for width, stride in zip(STAGES, STRIDES, strict=True))
     pyramid = tuple(maps(channels, stride) for stride in STRIDES)
-    return MultiPoseNetOutputs(maps(num_maps, 4), None, None, SIZE, maps(merged, 4), pyramid)
+    return MultiPoseNetOutputs(maps(num_maps, 4), None, None, SIZE, maps(merged, 4), stages, pyramid)
 
 
 def network(**options) -> PoseRefiner:
     torch.manual_seed(0)
-    return PoseRefiner(3, 4, 5, 4, **options).eval()
+    return PoseRefiner(3, STAGES, 4, 5, 4, **options).eval()
 
 
 # --- geometry
@@ -54,7 +59,7 @@ def network(**options) -> PoseRefiner:
 def test_a_frame_holds_the_box_with_its_margin_and_has_square_cells():
     frames = CODEC.frames(BOXES)
     sides = frames[:, 2:] - frames[:, :2]
-    assert_close(sides[:, 0] / 48, sides[:, 1] / 64)
+    assert_close(sides[:, 0] / WIDTH, sides[:, 1] / HEIGHT)
     assert_close((frames[:, 2:] + frames[:, :2]) / 2, (BOXES[:, 2:] + BOXES[:, :2]) / 2)
     # The upright person's height decides, the lying one's width.
     assert_close(torch.stack([sides[0, 1], sides[1, 0]]), torch.tensor([1.25 * 140, 1.25 * 120]))
@@ -62,7 +67,7 @@ def test_a_frame_holds_the_box_with_its_margin_and_has_square_cells():
 
 def test_a_box_without_area_has_a_frame_that_numbers_survive():
     frames = CODEC.frames(torch.tensor([[7.0, 7.0, 7.0, 7.0]]))
-    keypoints, chances = CODEC.decode(CODEC.cell_chances(torch.zeros(1, 3, 64, 48)), frames)
+    keypoints, chances = CODEC.decode(CODEC.chances(torch.zeros(1, 3, *CODEC.size)), frames)
     assert keypoints.isfinite().all()
     assert chances.isfinite().all()
 
@@ -73,8 +78,8 @@ def test_what_is_encoded_is_decoded_to_a_twentieth_of_a_cell():
     shares = 0.05 + 0.9 * torch.rand(2, 100, 2, generator=generator)
     keypoints = shares * (frames[:, 2:] - frames[:, :2])[:, None] + frames[:, None, :2] - 0.5
     labels, inside = CODEC.encode(keypoints, frames)
-    found, chances = CODEC.decode(CODEC.cell_chances(labels.clamp(min=1e-12).log()), frames)
-    cell = ((frames[:, 2] - frames[:, 0]) / 48)[:, None, None]
+    found, chances = CODEC.decode(CODEC.chances(labels.clamp(min=1e-12).log()), frames)
+    cell = ((frames[:, 2] - frames[:, 0]) / WIDTH)[:, None, None]
     assert inside.all()
     assert_close(labels.sum((-2, -1)), torch.ones(2, 100))
     assert float(((found - keypoints) / cell).abs().max()) < 0.05
@@ -89,7 +94,7 @@ def test_keypoints_outside_their_map_are_told():
 
 def test_nobody_has_no_maps():
     nobody = torch.zeros(0, 4)
-    keypoints, chances = CODEC.decode(CODEC.cell_chances(torch.zeros(0, 3, 64, 48)), CODEC.frames(nobody))
+    keypoints, chances = CODEC.decode(CODEC.chances(torch.zeros(0, 3, *CODEC.size)), CODEC.frames(nobody))
     assert keypoints.shape == (0, 3, 2)
     assert chances.shape == (0, 3)
 
@@ -104,8 +109,8 @@ def test_features_are_read_where_the_person_is(level: int, shrink: int):
     y, x = (torch.arange(side // stride) * stride + stride / 2 for side in (768, 1024))
     where = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
     frames = CODEC.frames(torch.tensor([[300.0, 250.0, 400.0, 500.0]]))
-    read = network()._pool(where, torch.cat([torch.zeros(1, 1), frames], 1), level, shrink)[0]
-    height, width = 64 // shrink, 48 // shrink
+    (read,) = network()._pool([where], (torch.zeros(1, dtype=torch.long), frames), level, shrink)[0]
+    height, width = HEIGHT // shrink, WIDTH // shrink
     sides = frames[0, 2:] - frames[0, :2]
     assert read.shape == (2, height, width)
     assert_close(read[0, 0], frames[0, 0] + (torch.arange(width) + 0.5) / width * sides[0], atol=0.01, rtol=0)
@@ -115,13 +120,26 @@ def test_features_are_read_where_the_person_is(level: int, shrink: int):
 def test_an_answer_depends_on_nobody_else_and_on_the_person_s_own_picture():
     refiner, outputs, frames = network(), outputs_of(), CODEC.frames(BOXES)
     both = refiner(outputs, torch.tensor([1, 0]), frames)
-    assert both.shape == (2, 3, 64, 48)
+    assert both.shape == (2, 3, *CODEC.size)
     assert_close(refiner(outputs, torch.tensor([0]), frames[1:])[0], both[1])
     assert not torch.allclose(refiner(outputs, torch.tensor([1]), frames[1:])[0], both[1])
 
 
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_stage_of_the_backbone_is_heard_once_that_is_learnt(level: int):
+    refiner, outputs, frames = network(), outputs_of(), CODEC.frames(BOXES)
+    stages = [1 - stage if number == 2 + level else stage for number, stage in enumerate(outputs.stages)]
+    pair = (outputs, dataclasses.replace(outputs, stages=tuple(stages)))
+    before, other = (refiner(shown, torch.tensor([0, 1]), frames) for shown in pair)
+    assert torch.equal(before, other)
+    torch.nn.init.normal_(refiner.context[level].weight)
+    heard, other = (refiner(shown, torch.tensor([0, 1]), frames) for shown in pair)
+    assert not torch.allclose(heard, other)
+    assert not torch.allclose(heard, before)
+
+
 def test_nobody_is_no_answer():
-    assert network()(outputs_of(), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)).shape == (0, 3, 64, 48)
+    assert network()(outputs_of(), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)).shape == (0, 3, *CODEC.size)
 
 
 def test_folded_batch_normalisation_changes_nothing():
@@ -133,8 +151,8 @@ def test_folded_batch_normalisation_changes_nothing():
 
 
 def test_a_size_that_its_levels_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"multiples of 8, got \(60, 48\)"):
-        network(size=(60, 48))
+    with pytest.raises(ValueError, match=r"multiples of 8, got \(60, 40\)"):
+        network(size=(60, 40))
 
 
 # --- loss
@@ -219,16 +237,16 @@ def view_of(zoom: float = 1.0, mirrored: bool = False) -> View:
     return View(MultiPoseNetOutputs(heatmaps, None, None, size), zoom, mirrored)
 
 
-def test_places_that_agree_meet_half_way_and_what_nobody_else_believes_gives_way():
+def test_places_that_agree_meet_on_the_way_and_what_nobody_else_believes_gives_way():
     given = KEYPOINTS.clone()
-    given[0, 0] += 2.0  # half a cell
+    given[0, 0] += 2.0  # less than a cell
     given[0, 1] += 40.0  # a peak that the maps do not know
     given[1, 2] += 40.0  # a guess
     seen = torch.tensor([[True, True, True], [True, True, False]])
     people, detections = people_of(given, seen)
     refined = refine(KEYPOINTS, people, detections, view_of())
     wanted = KEYPOINTS.clone()
-    wanted[0, 0] += 1.0
+    wanted[0, 0] += 2.0 * (1 - Refinement.pull)
     assert_close(refined.keypoints[0, [0, 2]], wanted, atol=0.1, rtol=0)
     moved = ~seen
     moved[0, 1] = True
@@ -283,7 +301,7 @@ def test_a_picture_without_people_stays_as_it_is():
     people, _ = people_of(KEYPOINTS, torch.ones(2, 3, dtype=torch.bool))
     refinement = Refinement(network(), CODEC, DOLL)
     looks = refinement.look(nobody, [View(outputs_of(pictures=1))])
-    assert looks.chances.shape == (0, 3, 64, 48)
+    assert looks.chances.cells.shape == (0, 3, *CODEC.size)
     assert_close(refinement.join(people, looks).keypoints, people.keypoints)
 
 
@@ -312,7 +330,7 @@ def refined() -> PoseMethod:
 
 def test_the_lite_network_has_at_most_four_million_parameters_with_its_refiner(refined):
     count = sum(parameter.numel() for parameter in refined.model.parameters())
-    assert sum(parameter.numel() for parameter in refined.model.refiner.parameters()) == 573_588
+    assert sum(parameter.numel() for parameter in refined.model.refiner.parameters()) == 577_396
     assert count <= 4_000_000
 
 

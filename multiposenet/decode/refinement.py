@@ -12,7 +12,7 @@ from multiposenet.decode.grouping import GroupedPeople
 from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes
 from multiposenet.heatmap import unflip_heatmaps
-from multiposenet.person_maps import PersonMapCodec
+from multiposenet.person_maps import PersonChances, PersonMapCodec
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
 
@@ -24,27 +24,28 @@ class Looks:
     Args:
         picture, slot: [R] long, whose boxes: ``detections.boxes[picture, slot]``.
         frames: [R, 4] what the maps cover, pixels of the first view.
-        chances: [R, K, h, w], of each keypoint to lie in a cell.
+        chances: where each keypoint is.
     """
 
     picture: Tensor
     slot: Tensor
     frames: Tensor
-    chances: Tensor
+    chances: PersonChances
 
 
 @dataclass(frozen=True)
 class Refinement:
     """Joins grouped peaks with one person's own maps.
 
-    Where both mean the same place the keypoint is half-way between them. Where they differ a peak that was given to the
-    person stays if the person's own maps find it possible. A keypoint without such a peak is where the maps say.
+    Where both mean the same place the keypoint is between them. Where they differ a peak that was given to the person
+    stays if the person's own maps find it possible. A keypoint without such a peak is where the maps say.
 
     Args:
         network: (outputs, picture [R], frames [R, 4]) -> logits [R, K, h, w], e.g. ``models.pose_refiner.PoseRefiner``.
         codec: the maps' geometry.
         skeleton: says how keypoints mirror.
         agreement: cells of the maps up to which two places are the same.
+        pull: how far towards the maps' place the keypoint is then, as a share of the way from the peak.
         trust: a peak elsewhere stays when its chance by the person's own maps is at least this share of the chance of
             the place that those prefer.
     """
@@ -52,7 +53,8 @@ class Refinement:
     network: Callable[[MultiPoseNetOutputs, Tensor, Tensor], Tensor]
     codec: PersonMapCodec
     skeleton: Skeleton
-    agreement: float = 2.0
+    agreement: float = 3.0
+    pull: float = 0.3
     trust: float = 0.4
 
     def leaving_peaks(self) -> Refinement:
@@ -64,7 +66,7 @@ class Refinement:
         picture, slot = detections.valid.nonzero(as_tuple=True)
         boxes = detections.boxes[picture, slot]
         logits = torch.stack([self._look(view, picture, boxes) for view in views]).mean(0)
-        return Looks(picture, slot, self.codec.frames(boxes), self.codec.cell_chances(logits))
+        return Looks(picture, slot, self.codec.frames(boxes), self.codec.chances(logits))
 
     def chances_at(self, peaks: Peaks, looks: Looks, detections: Detections) -> Tensor:
         """What each box's own maps hold at every peak: [N, K, M, P], ``Peaks.seen_by``."""
@@ -82,7 +84,8 @@ class Refinement:
         same = seen & ((given - own).norm(dim=-1) <= self.agreement * cell[:, None])
         possible = self.codec.chances_at(looks.chances, looks.frames, given[:, :, None])[..., 0]
         stays = seen & (possible >= self.trust * chances)
-        places = torch.where(same[..., None], (given + own) / 2, torch.where(stays[..., None], given, own))
+        places = torch.where(stays[..., None], given, own)
+        places = torch.where(same[..., None], torch.lerp(given, own, self.pull), places)
         scores = torch.where(same | stays, people.keypoint_scores[at], chances)
         return replace(
             people,

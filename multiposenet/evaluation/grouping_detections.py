@@ -15,12 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from tqdm import tqdm
 
-from multiposenet.data.transforms import letterbox_image
-from multiposenet.decode.views import View
 from multiposenet.distributed import rank, share_with_all, world_size
 from multiposenet.evaluation.grouping_inputs import GroupingInput, PictureBoxes, PicturePeaks, pack_input
 from multiposenet.evaluation.oks import keypoint_similarity
-from multiposenet.geometry import CropWindow, pairwise_iou
+from multiposenet.geometry import pairwise_iou
 from multiposenet.predictor import PosePredictor
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels
@@ -60,12 +58,10 @@ def found_by_network(
 @torch.inference_mode()
 def detect(predictor: PosePredictor, image: np.ndarray) -> tuple[Peaks, Detections]:
     """A network's peaks and boxes in one picture [H, W, 3], in that picture's pixels."""
-    window = CropWindow.letterbox(image.shape[:2], predictor.image_size)
-    canvas = letterbox_image(image, predictor.image_size)[None].to(predictor.device).float().div_(255)
-    outputs, _ = predictor.model(canvas.contiguous(memory_format=torch.channels_last))
-    decoder, view = predictor.method.decoder, View(outputs)
-    peaks, detections = decoder.find([view])
-    peaks, _ = decoder.look(peaks, detections, [view])
+    (canvas,) = predictor.runner.canvases([image])
+    (window,), decoder = canvas.windows, predictor.method.decoder
+    peaks, detections = decoder.find(canvas.views)
+    peaks, _ = decoder.look(peaks, detections, canvas.views)
     peaks, detections = peaks.to("cpu"), detections.to("cpu")
     return (
         replace(peaks, xy=window.keypoints_to_image(peaks.xy)),

@@ -163,7 +163,7 @@ def build_multiposenet(
     second = refiner_loss = refinement = None
     if refiner:
         person_maps = PersonMapCodec()
-        second = PoseRefiner(k, channels, merged_width, k + person_mask, person_maps.size)
+        second = PoseRefiner(k, stages.channels, channels, merged_width, k + person_mask, person_maps.size)
         refiner_loss = RefinerLoss(person_maps, refiner_weight)
         refinement = Refinement(second, person_maps, skeleton)
     model = MultiPoseNet(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ class MultiPoseNet(nn.Module):
         image_size = tuple(images.shape[-2:])
         losses: dict[str, Tensor] = {}
         heatmaps = box_logits = box_deltas = merged = pyramid = None
-        features = self.backbone((images - self.mean) / self.std)
+        features = self.backbone((images - self.mean).div_(self.std))
 
         if "keypoints" in tasks:
             pyramid = self.keypoint_pyramid(features)
@@ -135,8 +136,9 @@ class MultiPoseNet(nn.Module):
             if targets is not None:
                 losses |= self.detection_loss(box_logits, box_deltas, targets, image_size)
 
-        levels = None if self.refiner is None or pyramid is None else tuple(pyramid)
-        outputs = MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size, merged, levels)
-        if levels is not None and targets is not None:
-            losses |= self.refiner_loss(self.refiner, outputs, targets)
+        outputs = MultiPoseNetOutputs(heatmaps, box_logits, box_deltas, image_size, merged)
+        if self.refiner is not None and pyramid is not None:
+            outputs = replace(outputs, stages=tuple(features), pyramid=tuple(pyramid))
+            if targets is not None:
+                losses |= self.refiner_loss(self.refiner, outputs, targets)
         return outputs, losses
