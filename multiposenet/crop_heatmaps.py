@@ -134,7 +134,7 @@ class SecondMaximum:
         step = (other - one).to(heatmaps.dtype)
         cells = one + 0.25 * step / step.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         cells = torch.minimum(cells.clamp(min=0), cells.new_tensor((width - 1, height - 1)))
-        return cells * stride + stride / 2, _heights(heatmaps, cells)
+        return cells * stride + stride / 2, values_at(heatmaps, cells)
 
 
 @dataclass(frozen=True)
@@ -166,19 +166,20 @@ def as_distributions(maps: Tensor) -> Tensor:
     return maps / maps.sum((-2, -1), keepdim=True).clamp(min=1e-6)
 
 
+def values_at(maps: Tensor, cells: Tensor) -> Tensor:
+    """Values [P, K, ...] of maps [P, K, h, w] at the cells nearest to (x, y) [P, K, ..., 2]."""
+    height, width = maps.shape[-2:]
+    column, row = (cells[..., axis].round().clamp(0, side - 1).long() for axis, side in enumerate((width, height)))
+    place = row * width + column
+    return maps.flatten(2).gather(-1, place[..., None].flatten(2)).view(place.shape)
+
+
 def _squared_distances(cells: Tensor, length: int) -> Tensor:
     return (torch.arange(length, device=cells.device) - cells[..., None]).square()
 
 
 def _outer(down: Tensor, across: Tensor) -> Tensor:
     return down[..., :, None] * across[..., None, :]
-
-
-def _heights(maps: Tensor, cells: Tensor) -> Tensor:
-    """Values [P, K] of maps at the cells nearest to [P, K, 2]."""
-    nearest = cells.round().long()
-    place = nearest[..., 1] * maps.shape[-1] + nearest[..., 0]
-    return maps.flatten(2).gather(-1, place[..., None])[..., 0]
 
 
 def _blurred(maps: Tensor, kernel: int) -> Tensor:

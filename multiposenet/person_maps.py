@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, as_distributions
+from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, as_distributions, values_at
 from multiposenet.geometry import expand_boxes, points_to_shares, shares_to_points
 from multiposenet.heatmap import filter_symmetric
 
@@ -90,7 +90,7 @@ class PersonMapCodec:
         """
         cells, _ = RefinedMaximum().locate(chances.cells, 1)
         keypoints = shares_to_points((cells + 0.5) / cells.new_tensor(self.size[::-1]), frames[:, None])
-        return keypoints, _nearest(chances.near, cells[:, :, None])[:, :, 0]
+        return keypoints, values_at(chances.near, cells)
 
     def chances_at(self, chances: PersonChances, frames: Tensor, points: Tensor) -> Tensor:
         """The chance [R, K, M] in [0, 1] that a keypoint lies near each of M points.
@@ -100,12 +100,5 @@ class PersonMapCodec:
             points: [R, K, M, 2] in the frames' pixels; outside its frame a keypoint cannot be.
         """
         shares = points_to_shares(points, frames[:, None, None])
-        near = _nearest(chances.near, shares * shares.new_tensor(self.size[::-1]) - 0.5)
+        near = values_at(chances.near, shares * shares.new_tensor(self.size[::-1]) - 0.5)
         return torch.where(((shares >= 0) & (shares <= 1)).all(-1), near, 0.0)
-
-
-def _nearest(maps: Tensor, cells: Tensor) -> Tensor:
-    """What maps [R, K, h, w] hold in the cells nearest to [R, K, M, 2]: [R, K, M]."""
-    height, width = maps.shape[-2:]
-    column, row = (cells[..., axis].round().clamp(0, side - 1).long() for axis, side in enumerate((width, height)))
-    return maps.flatten(2).gather(-1, row * width + column)
