@@ -29,8 +29,8 @@ from multiposenet.crop_heatmaps import TAPS
 from multiposenet.data.transforms import warp_image
 from multiposenet.decode.crops import CropDecoder
 from multiposenet.methods import build_method, family_of, list_models
-from multiposenet.models.cascade import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.models.fusion import fuse_batch_norm, prepare_for_inference
+from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.structures import PersonBoxes, Poses
 
 LIMITS = {"everything but the network, one by one / batched": 2.0, "network, published layers / ours": 1.0}

@@ -147,15 +147,20 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+def learnt_parts(model: nn.Module) -> list[str]:
+    """Names of a model's parts: its named children, but for those in which there is nothing to learn."""
+    return [part for part, module in model.named_children() if any(True for _ in module.parameters())]
+
+
 def match_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], source: str, parts: Sequence[str] | None = None
 ) -> None:
-    """Checks that tensors fit a model exactly, or only some of its parts (named children), without loading them.
+    """Checks that tensors fit a model exactly, or only some of its parts, without loading them.
 
     Raises:
         ValueError: names missing and unexpected keys and wrong shapes (the first five of each), or unknown parts.
     """
-    known = dict(model.named_children())
+    known = learnt_parts(model)
     if unknown := [part for part in parts or () if part not in known]:
         raise ValueError(f"{source}: the model has no part {', '.join(unknown)}; its parts are {', '.join(known)}")
     own = {key: value.shape for key, value in model.state_dict().items()}

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from multiposenet.checkpoint import (
+    learnt_parts,
     load_training_state,
     match_tensors,
     save_training_state,
@@ -64,7 +65,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     known = dict(model.named_modules())
     unknown = [part for part in parts if part not in known]
     if unknown:
-        raise ValueError(f"cannot freeze {unknown}: the model's parts are {', '.join(dict(model.named_children()))}")
+        raise ValueError(f"cannot freeze {unknown}: the model's parts are {', '.join(learnt_parts(model))}")
     for part in parts:
         known[part].requires_grad_(False)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from multiposenet.checkpoint import Rebuildable, match_tensors
+from multiposenet.checkpoint import Rebuildable, learnt_parts, match_tensors
 from multiposenet.families import bottom_up, one_stage, top_down
 from multiposenet.families.family import Builder, Decoder, Family
 from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping, grouping_in
@@ -95,7 +95,7 @@ def build_method(
     found = _file_options(tensors, metadata)
     method = _assemble(name, skeleton, found | options, metadata, source=str(weights))
     model = method.model
-    learnt = [part for part, module in model.named_children() if list(module.parameters())]
+    learnt = learnt_parts(model)
     new = [part for part in method.family.additions if tensors and not found.get(part)]
     held = [part for part in metadata.get("parts", learnt) if part not in (*others, *new)]
     if weights is not None:

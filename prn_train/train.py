@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multiposenet.checkpoint import learnt_parts
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
 from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
@@ -142,7 +143,7 @@ def train(options: PrnOptions, device: torch.device) -> Path:
     seed_everything(options.seed)
     method, kind, grouping = open_method(options)
     model = method.model.to(device)
-    others = tuple(name for name, _ in model.named_children() if name != "prn")
+    others = tuple(part for part in learnt_parts(model) if part != "prn")
     freeze(model, others)
 
     packed = options.label_cache or True

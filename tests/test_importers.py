@@ -23,7 +23,7 @@ from multiposenet.decode.assignment import assign_publicly
 from multiposenet.groupings import build_grouping
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.methods import PoseMethod, build_method, create_model, match_weights
-from multiposenet.models.multiposenet import IMAGENET_MEAN, IMAGENET_STD
+from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.skeletons import COCO_PERSON
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
 

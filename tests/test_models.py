@@ -11,11 +11,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from multiposenet import create_model, list_models
 from multiposenet.anchors import AnchorGrid
-from multiposenet.checkpoint import save_weights
+from multiposenet.checkpoint import learnt_parts, save_weights
 from multiposenet.models.backbones import BACKBONES, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.fusion import fuse_batch_norm
-from multiposenet.models.multiposenet import IMAGENET_MEAN, IMAGENET_STD, Pyramid
+from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD, InputNormalization
+from multiposenet.models.multiposenet import Pyramid
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
 
@@ -61,15 +62,13 @@ def targets(n: int, height: int, width: int) -> PoseTargets:
 def test_the_reference_layout_on_resnet_50_has_exactly_the_published_parts():
     reference = without_memory("multiposenet_resnet50")
     subnet = reference.keypoint_subnet
-    assert {name: count(part) for name, part in reference.named_children()} == {
+    assert {part: count(reference.get_submodule(part)) for part in learnt_parts(reference)} == {
         "backbone": 23_508_032,
         "keypoint_pyramid": 2_754_304,
         "keypoint_subnet": 2_955_026 + 19_532,
         "detection_pyramid": 7_997_440,
         "detection_subnet": 4_824_365,
         "prn": 71_273_952,
-        "keypoint_loss": 0,
-        "detection_loss": 0,
     }
     assert count(subnet.supervise) == 19_532
     assert count(reference) == 113_332_651
@@ -128,6 +127,19 @@ def test_the_network_normalises_its_own_input_with_imagenet_s_statistics(model):
         model(torch.cat([grey, bright]))
     handle.remove()
     assert_close(seen[0], torch.stack([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(2, 3, 5, 7), (1, 3, 4, 1), (3, 3, 1, 6)])
+def test_pictures_are_normalised_alike_in_either_memory_layout_and_keep_it(layout, size):
+    mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 2.0)
+    images = torch.rand(size)
+    expected = torchvision.transforms.functional.normalize(images, mean, std)
+    given = images.contiguous(memory_format=layout)
+    found = InputNormalization(mean, std)(given)
+    assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    assert torch.equal(given, images)
 
 
 # --- pyramid and detector

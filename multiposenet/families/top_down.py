@@ -19,8 +19,9 @@ from multiposenet.decode.crops import CropDecoder
 from multiposenet.families.family import Builder, Family, Task, Teaching, TrainingView, choose
 from multiposenet.inference.person_crops import PersonCrops
 from multiposenet.models.backbones import Backbone
-from multiposenet.models.cascade import IMAGENET_MEAN, IMAGENET_STD, BlockBuilder, Cascade
+from multiposenet.models.cascade import BlockBuilder, Cascade
 from multiposenet.models.ensemble import Ensemble
+from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.models.mspn import BasicBlock, Bottleneck, load_resnet
 from multiposenet.models.rsn import PoseRefineMachine, ResidualSteps, paper_width
 from multiposenet.models.simple_baseline import SimpleBaseline

@@ -15,10 +15,6 @@ from torchvision.models.resnet import BasicBlock
 from multiposenet.checkpoint import load_tensors, match_tensors
 from multiposenet.models.recompute import recomputed
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]; what all published weights were trained on."""
-
 
 class NarrowResNet(nn.Module):
     """A ResNet (He et al., CVPR 2016) of any width, from torchvision's basic blocks and with torchvision's names.

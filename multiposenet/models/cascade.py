@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD, InputNormalization
 from multiposenet.models.recompute import recomputed
 from multiposenet.structures import CropOutputs, CropTargets
 
@@ -235,9 +235,7 @@ class Cascade(nn.Module):
         self.outputs = outputs
         self.recompute = False
         self.supervised = True
-        # The network normalises its own input, so that normalisation cannot be forgotten or done twice.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.normalize = InputNormalization(mean, std)
 
     def forward(self, images: Tensor, targets: CropTargets | None = None) -> tuple[CropOutputs, dict[str, Tensor]]:
         """Runs all stages.
@@ -249,7 +247,7 @@ class Cascade(nn.Module):
         Returns:
             outputs and a dict of scalar losses (empty without targets).
         """
-        features = (images - self.mean) / self.std
+        features = self.normalize(images)
         if self.channel_order == "bgr":
             features = features.flip(1)
         features = self.stem(features)

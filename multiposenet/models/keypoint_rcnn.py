@@ -18,7 +18,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from multiposenet.distributed import count_over_processes
-from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from multiposenet.models.backbones import Backbone
+from multiposenet.models.input_normalization import InputNormalization
 from multiposenet.models.keypoint_rcnn_detection import (
     LEVELS,
     DetectorRule,
@@ -85,8 +86,7 @@ class KeypointRCNN(nn.Module):
         self.keypoint_head = keypoint_head
         self.codec = codec
         self.keypoint_boxes = keypoint_boxes
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = InputNormalization()
 
     def forward(
         self,
@@ -126,7 +126,7 @@ class KeypointRCNN(nn.Module):
 
     def _levels(self, images: Tensor) -> Mapping[str, Tensor]:
         """The pyramid's levels by name, of images padded to a multiple of the coarsest stride."""
-        images = (images - self.mean) / self.std
+        images = self.normalize(images)
         images = F.pad(images, (0, -images.shape[-1] % MULTIPLE, 0, -images.shape[-2] % MULTIPLE))
         return self.pyramid(OrderedDict(zip(LEVELS, self.backbone(images), strict=True)))
 

@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from multiposenet.losses import DetectionLoss, KeypointLoss, RefinerLoss
-from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from multiposenet.models.backbones import Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
+from multiposenet.models.input_normalization import InputNormalization
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.models.pose_refiner import PoseRefiner
 from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
@@ -101,9 +101,7 @@ class MultiPoseNet(nn.Module):
         self.detection_loss = detection_loss
         self.refiner = refiner
         self.refiner_loss = refiner_loss
-        # The network normalises its own input, so that normalisation cannot be forgotten or done twice.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = InputNormalization()
 
     def forward(
         self, images: Tensor, targets: PoseTargets | None = None, tasks: Sequence[str] = TASKS
@@ -121,7 +119,7 @@ class MultiPoseNet(nn.Module):
         image_size = tuple(images.shape[-2:])
         losses: dict[str, Tensor] = {}
         heatmaps = box_logits = box_deltas = merged = pyramid = None
-        features = self.backbone((images - self.mean).div_(self.std))
+        features = self.backbone(self.normalize(images))
 
         if "keypoints" in tasks:
             pyramid = self.keypoint_pyramid(features)

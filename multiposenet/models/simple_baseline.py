@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from multiposenet.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from multiposenet.models.backbones import Backbone
+from multiposenet.models.input_normalization import InputNormalization
 from multiposenet.structures import CropOutputs, CropTargets
 
 DECONVOLUTIONS = 3
@@ -47,8 +47,7 @@ class SimpleBaseline(nn.Module):
                 nn.init.normal_(layer.weight, std=0.001)
         nn.init.zeros_(self.predict.bias)
         self.peak_height, self.loss, self.outputs = peak_height, loss, outputs
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = InputNormalization()
 
     def forward(self, images: Tensor, targets: CropTargets | None = None) -> tuple[CropOutputs, dict[str, Tensor]]:
         """Looks at crops.
@@ -60,7 +59,7 @@ class SimpleBaseline(nn.Module):
         Returns:
             outputs, with maps [N, K, H / 4, W / 4], and a dict of scalar losses (empty without targets).
         """
-        *_, features = self.backbone((images - self.mean) / self.std)
+        *_, features = self.backbone(self.normalize(images))
         heatmaps = self.predict(self.enlarge(features))
         outputs = self.outputs(((heatmaps,),), tuple(images.shape[-2:]), self.peak_height)
         return outputs, {} if targets is None else self.loss(outputs, targets)
