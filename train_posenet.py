@@ -26,8 +26,10 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from multiposenet.box_sources import label_boxes
 from multiposenet.checkpoint import training_states
+from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
+from multiposenet.data.pasting import CutOuts, PastedPeople
 from multiposenet.data.picture_cache import CachedSamples
 from multiposenet.data.sources import LAYOUTS, SELECTION_SEED, SYNTHETIC, SYNTHETIC_KINDS, TRAIN_SEED, open_dataset
 from multiposenet.data.whole_image import SampleSource
@@ -90,6 +92,13 @@ class TrainOptions:
     limit: int | None = option(None, "only the first pictures with labelled keypoints")
     synthetic_count: int = option(100_000, "size of the synthetic training set")
     epoch_size: int | None = option(None, "pictures an epoch, drawn at random; default all (4000 for synthetic data)")
+    shares: tuple[float, ...] | None = option(
+        None, "how much of an epoch comes from each of several --data, e.g. 3,1; default what their sizes say"
+    )  # fmt: skip
+    paste: str | None = option(
+        None, "folder in COCO's layout whose people are cut out and pasted into the training pictures"
+    )  # fmt: skip
+    pasted: float = option(0.5, "share of the pictures that people are pasted into, with --paste")
     cache: str | None = option(None, "folder to keep decoded and resized training pictures in")
     val_data: str | None = option(None, "validation data; default the first of --data")
     val_split: str = option("val2017", "validation split of the folder")
@@ -218,6 +227,14 @@ def cached_on_request(sources: Sequence[SampleSource], options: TrainOptions) ->
     return [CachedSamples(source, options.cache, size) for source in sources]
 
 
+def with_pasted_people(sources: Sequence[SampleSource], options: TrainOptions) -> Sequence[SampleSource]:
+    """The sources, or what they are with other people pasted into them."""
+    if not options.paste:
+        return sources
+    people = CutOuts(CocoKeypoints(options.paste, options.split, sources[0].skeleton, layout=LAYOUTS[options.format]))
+    return [PastedPeople(source, people, options.pasted) for source in sources]
+
+
 def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: Path, device: torch.device) -> Path:
     """Trains one task; the method's model ends with the weights that the returned file holds."""
     model, teaching = method.model, method.family.teaching
@@ -240,20 +257,19 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         )
         for name in options.data_sets
     ]
+    sources = with_pasted_people(cached_on_request(sources, options), options)
     view = TrainingView(**{f.name: getattr(options, f.name) for f in fields(TrainingView)})
     pictures = ConcatDataset(
-        [
-            teaching.examples(samples, method.decoder, method.skeleton, view)
-            for samples in cached_on_request(sources, options)
-        ]
+        [teaching.examples(samples, method.decoder, method.skeleton, view) for samples in sources]
     )
     drawn = any(name in SYNTHETIC_KINDS for name in options.data_sets)
     epoch_size = options.epoch_size or (4000 if drawn else len(pictures))
 
     def batches(epoch: int, first_step: int = 0) -> EpochBatches:
         return EpochBatches(
-            len(pictures), epoch_size, options.batch_size, options.seed, epoch, options.passes, first_step
-        )
+            [len(part) for part in pictures.datasets], epoch_size, options.batch_size, options.seed, epoch,
+            options.passes, first_step, options.shares,
+        )  # fmt: skip
 
     steps = options.epochs * batches(0).steps
     validation = open_dataset(

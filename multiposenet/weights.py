@@ -165,7 +165,8 @@ def _data_in_words(data: list | dict | str | None) -> str:
     pictures = data.get("images", data.get("count", "?"))
     # Data sets in COCO's layout share their files' names; the hash tells them apart.
     which = f", sha256 {data['sha256'][:8]}" if "sha256" in data else ""
-    return f"{name or UNKNOWN} ({pictures} pictures{which})"
+    pasted = f" with people of {_data_in_words(data['pasted'])} pasted in" if "pasted" in data else ""
+    return f"{name or UNKNOWN} ({pictures} pictures{which}){pasted}"
 
 
 def _ap_in_words(metadata: dict) -> str:

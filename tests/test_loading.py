@@ -38,6 +38,20 @@ def test_an_epoch_longer_than_the_data_takes_nothing_a_third_time_before_all_cam
     assert sorted(batch) == [0, 0, 1, 1, 2, 2]
 
 
+def test_several_data_sets_give_what_their_sizes_say_or_the_shares_asked_for():
+    by_size = indices(EpochBatches([30, 10], 40, 8, seed=0, epoch=0))
+    assert by_size == indices(EpochBatches(40, 40, 8, seed=0, epoch=0))
+    batches = EpochBatches([100, 4], 40, 8, seed=0, epoch=0, shares=(3, 1))
+    asked = [index for batch in indices(batches) for index in batch]
+    few = [index for index in asked if index >= 100]
+    assert len(few) == 10
+    assert set(few) == {100, 101, 102, 103}
+    assert len(set(asked) - set(few)) == 30
+    assert asked != sorted(asked, key=lambda index: index >= 100)
+    with pytest.raises(ValueError, match=r"shares must be 2 positive numbers, one a dataset, got \[1\]"):
+        EpochBatches([100, 4], 40, 8, seed=0, epoch=0, shares=[1])
+
+
 def test_an_epoch_entered_in_the_middle_is_the_rest_of_the_whole_one():
     whole = list(EpochBatches(50, 40, 8, seed=3, epoch=2))
     rest = EpochBatches(50, 40, 8, seed=3, epoch=2, first_step=3)

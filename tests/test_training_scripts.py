@@ -248,6 +248,22 @@ def test_several_data_sets_are_learnt_from_together_and_named_in_the_weights(fol
     assert words == "synthetic_people crowded (2 pictures) and synthetic_people coco (2 pictures)"
 
 
+def test_people_of_a_folder_are_pasted_and_data_sets_mixed_as_asked(folder):
+    cut_from = folder / "cut_from"
+    script(ROOT / "datasets" / "synthesize.py").main(
+        ["--out", str(cut_from), "--count", "2", "--seed", "4", "--size", "96", "--split", "train2017"]
+    )
+    data = ["--data", f"synthetic,{cut_from}", "--shares", "1,3", "--paste", str(cut_from), "--pasted", "1"]
+    run = folder / "pasted"
+    result = train_posenet.main(["--train", "keypoints", *QUICK, *data, "--out", str(run), "--val_data", "synthetic"])
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["options"]["shares"] == [1, 3]
+    assert [own["pasted"]["images"] for own in facts["data"]] == [2, 2]
+    assert "with people of person_keypoints_train2017.json (2 pictures" in describe_weights(result).data
+    with pytest.raises(ValueError, match="topdown_lite is trained without --paste"):
+        train_posenet.main(["--model", "topdown_lite", *QUICK, *data, "--out", str(folder / "refused")])
+
+
 def test_a_skeleton_from_a_file_trains_a_network_for_its_keypoints(folder):
     arms = folder / "arms.toml"
     arms.write_text(

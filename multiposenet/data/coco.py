@@ -13,7 +13,7 @@ from multiposenet.data.annotations import PackedLabels, read_annotations, read_j
 from multiposenet.data.completion import complete_annotations
 from multiposenet.data.formats import COCO_FORMAT, CocoFormat
 from multiposenet.data.label_cache import read_packed
-from multiposenet.data.person_masks import person_masks
+from multiposenet.data.person_masks import person_masks, segment_mask
 from multiposenet.data.pictures import load_picture
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, Sample
@@ -171,6 +171,24 @@ class CocoKeypoints(Dataset):
             image = stored
         return image
 
+    def has_segment(self, index: int, person: int) -> bool:
+        """Whether somebody drew the shape of a picture's person; ``person`` counts as in :meth:`labels`."""
+        return bool(self._segmentation(index, person))
+
+    def segment(self, index: int, person: int) -> np.ndarray:
+        """[H, W] bool, the pixels of a picture's person; none where nobody drew the shape.
+
+        Raises:
+            ValueError: the segmentation is unreadable.
+        """
+        try:
+            return segment_mask(self._segmentation(index, person), self.image_size(index))
+        except (ValueError, TypeError, UnicodeError, OverflowError) as error:
+            raise ValueError(
+                f"{self._content.path}: image {self.image_ids[index]}: person {person}: segmentation cannot be read: "
+                f"{error}; correct the segmentation or leave it out"
+            ) from error
+
     def ground_truth(self) -> dict:
         """The annotation file's content for the selected pictures and the person category, in COCO's own fields.
 
@@ -209,6 +227,12 @@ class CocoKeypoints(Dataset):
             "with_keypoints": self.with_keypoints,
             "image_ids_sha256": hashlib.sha256(",".join(map(str, self.image_ids)).encode()).hexdigest(),
         }
+
+    def _segmentation(self, index: int, person: int) -> object:
+        rows = self._content.labels.people_of(self._position(index))
+        if not 0 <= person < rows.stop - rows.start:
+            raise IndexError(f"person {person} of {rows.stop - rows.start} in picture {self.image_name(index)}")
+        return self._content.segmentation(rows.start + person)
 
     def _position(self, index: int) -> int:
         if not -len(self) <= index < len(self):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multiposenet.distributed import rank, world_size
@@ -28,40 +30,53 @@ class EpochBatches(Sampler[list[Draw]]):
     """Batches of one epoch, shuffled; every training process gets its part of each step.
 
     Args:
-        size: pictures in the dataset.
-        count: pictures an epoch; more than ``size`` starts the (newly shuffled) dataset again.
+        size: pictures in the dataset, or, where it is several one after the other, in each.
+        count: pictures an epoch; more than there are starts the (newly shuffled) dataset again.
         step_size: pictures of a step over all processes and passes.
         seed, epoch: fix the order and every draw's seed.
         passes: batches that each process makes of its part of a step (gradient accumulation).
         first_step: steps to leave out at the start of the epoch.
+        shares: how much of an epoch comes from each of several datasets, in any unit; by default what their sizes say.
 
     Raises:
-        ValueError: a step cannot be divided evenly, or the data are too few for one step.
+        ValueError: a step cannot be divided evenly, the data are too few for one step, or ``shares`` are not one
+            positive number a dataset.
     """
 
     def __init__(
         self,
-        size: int,
+        size: int | Sequence[int],
         count: int,
         step_size: int,
         seed: int,
         epoch: int,
         passes: int = 1,
         first_step: int = 0,
+        shares: Sequence[float] | None = None,
     ) -> None:
+        sizes = [size] if isinstance(size, int) else list(size)
         parts = world_size() * passes
         if step_size % parts:
             raise ValueError(
                 f"a batch of {step_size} pictures cannot be divided among {world_size()} processes with {passes} "
                 f"passes each; choose a multiple of {parts}"
             )
-        if size < 1 or count < 1:
-            raise ValueError(f"there are {size} pictures to train on and {count} wanted an epoch; need at least one")
+        if min(sizes, default=0) < 1 or count < 1:
+            there = " and ".join(map(str, sizes)) or "no"
+            raise ValueError(f"there are {there} pictures to train on and {count} wanted an epoch; need at least one")
+        if shares is not None and (len(shares) != len(sizes) or min(shares) <= 0):
+            raise ValueError(f"shares must be {len(sizes)} positive numbers, one a dataset, got {list(shares)}")
         self.steps = max(1, count // step_size)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         wanted = self.steps * step_size
-        rounds = [torch.randperm(size, generator=generator) for _ in range(-(-wanted // size))]
-        self._indices = torch.cat(rounds)[:wanted].view(self.steps, passes, world_size(), -1)
+        if shares is None:
+            order = _shuffled(sum(sizes), wanted, generator)
+        else:
+            firsts = [sum(sizes[:number]) for number in range(len(sizes))]
+            own = zip(sizes, firsts, _divided(wanted, shares), strict=True)
+            order = torch.cat([first + _shuffled(size, part, generator) for size, first, part in own])
+            order = order[torch.randperm(wanted, generator=generator)]
+        self._indices = order.view(self.steps, passes, world_size(), -1)
         self._seeds = torch.randint(2**62, (wanted,), generator=generator).view_as(self._indices)
         self._first_step = first_step
 
@@ -72,6 +87,18 @@ class EpochBatches(Sampler[list[Draw]]):
         for indices, seeds in zip(self._indices[self._first_step :], self._seeds[self._first_step :], strict=True):
             for own, dice in zip(indices[:, rank()].tolist(), seeds[:, rank()].tolist(), strict=True):
                 yield [Draw(index, seed) for index, seed in zip(own, dice, strict=True)]
+
+
+def _shuffled(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of the numbers below ``size``, each as often as any other but for the last round."""
+    rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+    return torch.cat([*rounds, torch.empty(0, dtype=torch.long)])[:count]
+
+
+def _divided(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to the shares that add up to ``total``."""
+    bounds = [round(total * sum(shares[:number]) / sum(shares)) for number in range(len(shares) + 1)]
+    return [high - low for low, high in pairwise(bounds)]
 
 
 class DrawnPictures(Dataset):

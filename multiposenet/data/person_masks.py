@@ -85,6 +85,12 @@ def segmentation_rle(segmentation: object, image_size: tuple[int, int]) -> dict 
     return rle if coco_mask.area(rle) > 0 else None
 
 
+def segment_mask(segmentation: object, image_size: tuple[int, int]) -> np.ndarray:
+    """COCO segmentation to its pixels [H, W] bool; errors as for :func:`segmentation_rle`."""
+    rle = segmentation_rle(segmentation, image_size)
+    return np.zeros(image_size, bool) if rle is None else coco_mask.decode(rle).astype(bool)
+
+
 def person_masks(segmentations: Sequence[object], labels: PersonLabels, image_size: tuple[int, int]) -> PersonMasks:
     """Masks of one picture from its people's segmentations.
 

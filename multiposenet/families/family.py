@@ -88,7 +88,7 @@ class Teaching:
         examples: (source, decoder, skeleton, view with every field that ``view`` fills) -> what a loader draws from.
         collate: examples -> batch.
         fewest_people: of a synthetic picture to learn from.
-        unused: fields of a view that mean nothing to this family.
+        unused: training options that mean nothing to this family.
     """
 
     tasks: Mapping[str, tuple[Task, ...]]

@@ -298,7 +298,7 @@ FAMILY = Family(
         examples=_examples,
         collate=collate_crops,
         fewest_people=1,
-        unused=("crop",),
+        unused=("crop", "paste"),
     ),
     default_image_size=lambda decoder: max(decoder.rule.size),
     needs_boxes=True,
