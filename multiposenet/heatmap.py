@@ -129,10 +129,10 @@ def find_peaks(
         the peak's cell [N, K, M, K], and what the features hold there [N, K, M, F].
     """
     height, width = heatmaps.shape[2:]
-    is_peak = (heatmaps == local_maximum(heatmaps, radius)) & (heatmaps >= threshold)
-    candidates = torch.where(is_peak, heatmaps, heatmaps.new_full((), -torch.inf)).flatten(2)
+    is_peak = heatmaps == local_maximum(heatmaps, radius)
+    candidates = torch.where(is_peak, heatmaps, -torch.inf).flatten(2)
     scores, cells = candidates.topk(min(max_peaks, height * width), dim=-1)
-    valid = scores > -torch.inf
+    valid = (scores >= threshold) & (scores > -torch.inf)
     x, y = cells % width, cells // width
 
     # Of equal cells within the window one stays: drop a peak that has an earlier one so close.
