@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Makes the weights that ship with the package, from seeds and COCO's keypoint labels; no photograph is read.
+"""Makes the weights that ship with the package, from seeds, COCO's keypoint labels and a few of its photographs.
 
-    python recipes/train_default.py --work DIR --labels COCO
+    python recipes/train_default.py --work DIR --labels COCO --photos COCO_MINI
 
 Draws synthetic people to disk; trains the set assignment on COCO's labels and the shared network on the drawn pictures
 in several parts (small crops, then people of all sizes; heights first, then chances); lets the set assignment hear
 what all maps and the features below them hold at a peak, and teaches it that network's own peaks and boxes; trains the
-network on, at last with a refiner, and teaches a grown set assignment now and then; measures the chain on held-out
-people; writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated.
+network on, at last with a refiner, and teaches a grown set assignment now and then; trains a branch of it that sees
+photographs too, and takes the mean of both; measures the chain on held-out people; writes the weights with all of this
+in their metadata. Steps whose result lies in DIR already are not repeated. Without --photos the branch is left out.
 Where two processes train (``torchrun``), each has one thread: on two cores a third more pictures a second than one
 process with two.
 """
@@ -19,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +64,33 @@ class Lesson:
     arrangement: str = "crowded"
 
 
-PARTS = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "f": 2, "g": 2, "h": 1, "i": 1, "j": 1, "k": 1, "l": 2, "m": 1}
-"""Parts of the training and their processes."""
+@dataclass(frozen=True)
+class Part:
+    """One training of the shared network, with ``recipes/default_NAME.toml``.
 
-LAST = list(PARTS)[-1]
+    Args:
+        processes: that train.
+        data: what it learns from, keys of ``DRAWN`` or ``PHOTOS``.
+        pasted: whether people of the photographs are pasted into all pictures.
+        after: the part that it goes on from; by default the one before.
+    """
 
-OF_BOTH = ("h", "i", "j", "k", "l", "m")
-"""Parts with people of both arrangements."""
+    processes: int = 1
+    data: tuple[str, ...] = ("crowded",)
+    pasted: bool = False
+    after: str | None = None
+
+
+PHOTOS = "photos"
+BOTH = ("crowded", "coco")
+PARTS = {
+    "a": Part(), "b": Part(2), "c": Part(2), "d": Part(2), "e": Part(), "f": Part(2), "g": Part(2),
+    "h": Part(data=BOTH), "i": Part(data=BOTH), "j": Part(data=BOTH), "k": Part(data=BOTH), "l": Part(2, BOTH),
+    "m": Part(data=BOTH), "n": Part(data=BOTH),
+    "o": Part(data=(*BOTH, PHOTOS), after="m"), "p": Part(data=(*BOTH, PHOTOS), pasted=True),
+}  # fmt: skip
+DRAWN_ALONE = "n"
+"""The last part that sees no photograph; the mean of its weights and the last part's is what ships."""
 
 FIRST_WITH_CHANCES = "e"
 
@@ -90,6 +112,7 @@ LESSONS = {
     "l": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {"looks": True}, 576, "coco"),
     "m": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
 }
+LAST_LESSON = LESSONS["m"]
 """After which parts there is a lesson. The second has higher thresholds: the first one's let through twice as many
 tokens, and AP was no higher for them (0.381 with its own, 0.385 with these, on the pictures for choosing). What the
 first had learnt held for other pictures as much as for its own (AP 0.373 and 0.385), so the second has more to learn
@@ -111,13 +134,15 @@ def main() -> None:
     parser.add_argument(
         "--labels", type=Path, required=True, help="folder with COCO's annotations/; no pictures"
     )
+    parser.add_argument(
+        "--photos", type=Path, help="folder in COCO's layout whose train2017 pictures are learnt from too"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "multiposenet" / "assets" / DEFAULT_WEIGHTS)
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
 
-    people = draw_people(work, "crowded")
-    both = f"{people},{draw_people(work, 'coco')}"
+    folders = {arrangement: draw_people(work, arrangement) for arrangement in DRAWN} | {PHOTOS: arguments.photos}
     grouping = work / "grouping"
     step(
         grouping / "finished",
@@ -125,23 +150,33 @@ def main() -> None:
         "--layers", 3, "--number_of_epoch", 6, "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
     learnt = grouping / "last.safetensors"
+    trained: dict[str, Path] = {}
     weights, start = learnt, "--init"
-    for part, processes in PARTS.items():
-        run = work / f"shared_{part}"
-        if part == FIRST_WITH_CHANCES:
+    for name, part in PARTS.items():
+        if PHOTOS in part.data and arguments.photos is None:
+            continue
+        run = work / f"shared_{name}"
+        weights = weights if part.after is None else trained[part.after]
+        if name == FIRST_WITH_CHANCES:
             weights = as_chances(weights, work / "chances.safetensors")
         step(
             run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{part}.toml",
-            "--data", both if part in OF_BOTH else people, "--out", run,
+            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{name}.toml",
+            "--data", ",".join(str(folders[data]) for data in part.data), "--out", run,
             start, f"prn={weights}" if start == "--init" else weights,
-            processes=processes,
+            *(("--paste", arguments.photos) if part.pasted else ()),
+            processes=part.processes,
         )  # fmt: skip
-        weights, start = run / "last.safetensors", "--weights"
-        if part in LESSONS:
-            learnt = weights = teach_grouping(weights, learnt, LESSONS[part], work / f"own_outputs_{part}")
+        weights = trained[name] = run / "last.safetensors"
+        start = "--weights"
+        if name in LESSONS:
+            learnt = weights = teach_grouping(weights, learnt, LESSONS[name], work / f"own_outputs_{name}")
+    last = weights
+    if arguments.photos is not None:
+        weights = mean_of(trained[DRAWN_ALONE], last, work / "mean.safetensors")
+    weights = teach_grouping(weights, learnt, LAST_LESSON, work / "own_outputs")
     figures = {arrangement: measure(weights, arrangement, work, "evaluation") for arrangement in DRAWN}
-    export(weights, work, figures, arguments.out)
+    export(weights, [last, grouping / "last.safetensors"], figures, arguments.out)
 
 
 def draw_people(work: Path, arrangement: str) -> Path:
@@ -167,6 +202,20 @@ def teach_grouping(weights: Path, learnt: Path, lesson: Lesson, out: Path) -> Pa
         processes=2,
     )  # fmt: skip
     return out / "last.safetensors"
+
+
+def mean_of(first: Path, second: Path, out: Path) -> Path:
+    """Weights half way between those of two trainings that began with the same ones.
+
+    Such a mean is about as good as either at what each has learnt (Wortsman et al., *Model soups*, ICML 2022).
+    """
+    one, other = (build_method(weights=weights) for weights in (first, second))
+    tensors = one.model.state_dict()
+    for name, tensor in other.model.state_dict().items():
+        if tensor.is_floating_point():
+            tensors[name] = (tensors[name] + tensor) / 2
+    other.model.load_state_dict(tensors)
+    return save(other, other.metadata["image_size"], out)
 
 
 def as_chances(weights: Path, out: Path) -> Path:
@@ -263,13 +312,17 @@ def evaluated(figures: dict[str, dict[str, float]], where: str = "") -> dict:
     }
 
 
-def export(weights: Path, work: Path, figures: dict[str, dict[str, float]], out: Path) -> None:
-    """Writes the weights in half precision, with where they come from and what they reach."""
+def export(weights: Path, sources: Sequence[Path], figures: dict[str, dict[str, float]], out: Path) -> None:
+    """Writes the weights in half precision, with where they come from and what they reach.
+
+    Args:
+        weights: after the last lesson.
+        sources: weights of the shared network's last training, and of the grouping's on labels.
+        figures: by arrangement, see :func:`measure`.
+        out: the file.
+    """
     method = build_method(weights=weights)
-    shared, labels, own = (
-        checkpoint.load_tensors(work / run / "last.safetensors")[1]
-        for run in (f"shared_{LAST}", "grouping", f"own_outputs_{LAST}")
-    )
+    shared, labels, own = (checkpoint.load_tensors(file)[1] for file in (*sources, weights))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
         **method.facts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def test_who_is_covered_is_gone():
     after = paste(picture(), square_person(90), (20, 5))
     assert len(after.labels) == 1
     assert after.labels.boxes[0].tolist() == [20, 5, 110, 95]
+
+
+def test_who_has_no_segmentation_is_covered_by_their_box():
+    drawn = picture()
+    boxed = dataclasses.replace(drawn, person_mask=np.zeros_like(drawn.person_mask), unknown_mask=drawn.person_mask)
+    after = paste(boxed, square_person(30), (35, 60))
+    assert after.labels.boxes[0].tolist() == [40, 10, 60, 60]
+    assert after.labels.visibility[0, [0, K - 1]].tolist() == [2, 0]
+    assert not (after.unknown_mask & after.person_mask).any()
+    assert len(paste(boxed, square_person(90), (20, 5)).labels) == 1
 
 
 def test_pixels_of_ignored_people_that_are_covered_are_ignored_no_more():

@@ -209,7 +209,8 @@ def paste(sample: Sample, person: CutOut, corner: tuple[int, int]) -> Sample:
     image[rows, columns] = (behind + (patch - behind) * alpha[..., None] + 0.5).astype(np.uint8)
 
     before = sample.labels
-    hidden, kept = _behind(before, own, sample.person_mask & ~own, sample.person_mask)
+    # Where nobody drew a person's shape it is the box that is covered or not.
+    hidden, kept = _behind(before, own, sample.person_mask | sample.unknown)
     labels = PersonLabels(
         keypoints=np.concatenate([hidden.keypoints[kept], keypoints[None]]),
         visibility=np.concatenate([hidden.visibility[kept], visibility[None]]),
@@ -227,15 +228,12 @@ def paste(sample: Sample, person: CutOut, corner: tuple[int, int]) -> Sample:
     )
 
 
-def _behind(
-    labels: PersonLabels, cover: np.ndarray, visible: np.ndarray, person: np.ndarray
-) -> tuple[PersonLabels, np.ndarray]:
+def _behind(labels: PersonLabels, cover: np.ndarray, person: np.ndarray) -> tuple[PersonLabels, np.ndarray]:
     """The labels of people behind something, and which of them are still there.
 
     Args:
         labels: of P people.
         cover: [H, W] bool, what hides them.
-        visible: [H, W] bool, pixels of any person that are not hidden.
         person: [H, W] bool, pixels of any person before.
 
     Returns:
@@ -244,6 +242,7 @@ def _behind(
     keypoints, visibility = labels.keypoints, labels.visibility.copy()
     boxes, areas, kept = labels.boxes.copy(), labels.areas.copy(), np.ones(len(labels), bool)
     height, width = cover.shape
+    visible = person & ~cover
     for one, box in enumerate(labels.boxes):
         x1, y1 = (max(int(edge), 0) for edge in box[:2])
         window = slice(y1, max(math.ceil(box[3]), y1)), slice(x1, max(math.ceil(box[2]), x1))
