@@ -90,7 +90,11 @@ PARTS = {
     "o": Part(data=(*BOTH, PHOTOS), after="m"), "p": Part(data=(*BOTH, PHOTOS), pasted=True),
 }  # fmt: skip
 DRAWN_ALONE = "n"
-"""The last part that sees no photograph; the mean of its weights and the last part's is what ships."""
+"""The last part that sees no photograph; a mean of its weights and the last part's is what ships."""
+
+SHARE_OF_PHOTOS = 0.3
+"""What the branch with photographs weighs in that mean. AP on 200 drawn pictures for choosing, before the last lesson,
+and on 52 photographs of val2017, by this share: 0.3: 0.645, 0.061; 0.4: 0.635, 0.072; 0.5: 0.626, 0.086."""
 
 FIRST_WITH_CHANCES = "e"
 
@@ -173,7 +177,7 @@ def main() -> None:
             learnt = weights = teach_grouping(weights, learnt, LESSONS[name], work / f"own_outputs_{name}")
     last = weights
     if arguments.photos is not None:
-        weights = mean_of(trained[DRAWN_ALONE], last, work / "mean.safetensors")
+        weights = mean_of(trained[DRAWN_ALONE], last, SHARE_OF_PHOTOS, work / "mean.safetensors")
     weights = teach_grouping(weights, learnt, LAST_LESSON, work / "own_outputs")
     figures = {arrangement: measure(weights, arrangement, work, "evaluation") for arrangement in DRAWN}
     export(weights, [last, grouping / "last.safetensors"], figures, arguments.out)
@@ -204,16 +208,22 @@ def teach_grouping(weights: Path, learnt: Path, lesson: Lesson, out: Path) -> Pa
     return out / "last.safetensors"
 
 
-def mean_of(first: Path, second: Path, out: Path) -> Path:
-    """Weights half way between those of two trainings that began with the same ones.
+def mean_of(first: Path, second: Path, share: float, out: Path) -> Path:
+    """Weights on the line between those of two trainings that began with the same ones.
 
-    Such a mean is about as good as either at what each has learnt (Wortsman et al., *Model soups*, ICML 2022).
+    Such a mean can be better than either (Wortsman et al., *Model soups*, ICML 2022), and keeps of each what it alone
+    has learnt.
+
+    Args:
+        first, second: the two.
+        share: of the second one.
+        out: the file.
     """
     one, other = (build_method(weights=weights) for weights in (first, second))
     tensors = one.model.state_dict()
     for name, tensor in other.model.state_dict().items():
         if tensor.is_floating_point():
-            tensors[name] = (tensors[name] + tensor) / 2
+            tensors[name] = torch.lerp(tensors[name], tensor, share)
     other.model.load_state_dict(tensors)
     return save(other, other.metadata["image_size"], out)
 
