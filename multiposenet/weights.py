@@ -156,7 +156,9 @@ def _describe(path: Path, metadata: dict, model: str | None = None) -> WeightsFi
 
 def _data_in_words(data: list | dict | str | None) -> str:
     if isinstance(data, list):
-        return " and ".join(map(_data_in_words, data))
+        # People are pasted into all of several data sets or into none.
+        pasted = _pasted_in_words(data[-1]) if data else ""
+        return " and ".join(_data_in_words(part).removesuffix(pasted) for part in data) + pasted
     if not isinstance(data, dict):
         return UNKNOWN if data is None else str(data)
     name = data.get("annotations") or " ".join(
@@ -165,8 +167,13 @@ def _data_in_words(data: list | dict | str | None) -> str:
     pictures = data.get("images", data.get("count", "?"))
     # Data sets in COCO's layout share their files' names; the hash tells them apart.
     which = f", sha256 {data['sha256'][:8]}" if "sha256" in data else ""
-    pasted = f" with people of {_data_in_words(data['pasted'])} pasted in" if "pasted" in data else ""
-    return f"{name or UNKNOWN} ({pictures} pictures{which}){pasted}"
+    return f"{name or UNKNOWN} ({pictures} pictures{which}){_pasted_in_words(data)}"
+
+
+def _pasted_in_words(data: dict | str) -> str:
+    if not isinstance(data, dict) or "pasted" not in data:
+        return ""
+    return f", with people of {_data_in_words(data['pasted'])} pasted in"
 
 
 def _ap_in_words(metadata: dict) -> str:
