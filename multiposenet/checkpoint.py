@@ -149,7 +149,7 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
 
 def learnt_parts(model: nn.Module) -> list[str]:
     """Names of a model's parts: its named children, but for those in which there is nothing to learn."""
-    return [part for part, module in model.named_children() if any(True for _ in module.parameters())]
+    return [part for part, module in model.named_children() if next(module.parameters(), None) is not None]
 
 
 def match_tensors(

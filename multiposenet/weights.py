@@ -155,10 +155,12 @@ def _describe(path: Path, metadata: dict, model: str | None = None) -> WeightsFi
 
 
 def _data_in_words(data: list | dict | str | None) -> str:
-    if isinstance(data, list):
-        # People are pasted into all of several data sets or into none.
-        pasted = _pasted_in_words(data[-1]) if data else ""
-        return " and ".join(_data_in_words(part).removesuffix(pasted) for part in data) + pasted
+    parts = data if isinstance(data, list) else [data]
+    # People are pasted into all of several data sets or into none.
+    return " and ".join(map(_pictures_in_words, parts)) + "".join(map(_pasted_in_words, parts[-1:]))
+
+
+def _pictures_in_words(data: dict | str | None) -> str:
     if not isinstance(data, dict):
         return UNKNOWN if data is None else str(data)
     name = data.get("annotations") or " ".join(
@@ -167,10 +169,10 @@ def _data_in_words(data: list | dict | str | None) -> str:
     pictures = data.get("images", data.get("count", "?"))
     # Data sets in COCO's layout share their files' names; the hash tells them apart.
     which = f", sha256 {data['sha256'][:8]}" if "sha256" in data else ""
-    return f"{name or UNKNOWN} ({pictures} pictures{which}){_pasted_in_words(data)}"
+    return f"{name or UNKNOWN} ({pictures} pictures{which})"
 
 
-def _pasted_in_words(data: dict | str) -> str:
+def _pasted_in_words(data: dict | str | None) -> str:
     if not isinstance(data, dict) or "pasted" not in data:
         return ""
     return f", with people of {_data_in_words(data['pasted'])} pasted in"

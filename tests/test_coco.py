@@ -365,6 +365,8 @@ def test_an_unreadable_shape_is_an_error_when_the_picture_is_taken(tmp_path, seg
     data = dataset(tmp_path, person(7, segmentation=segmentation))
     with pytest.raises(ValueError, match=rf"image 1, annotations \[7\].*{message}"):
         data[0]
+    with pytest.raises(ValueError, match=rf"image 1, annotations \[7\]: person 0: segmentation.*{message}"):
+        data.segment(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,7 @@ class CocoKeypoints(Dataset):
         try:
             masks = person_masks(segmentations, labels, self.image_size(index))
         except ValueError as error:
-            ids = self._content.labels.annotation_ids[rows].tolist()
-            raise ValueError(
-                f"{self._content.path}: image {self.image_ids[index]}, annotations {ids}: person {error}; "
-                "correct the segmentation or leave it out"
-            ) from error
+            raise self._unreadable(index, str(error)) from error
         return Sample(
             image=image,
             image_id=int(self._content.image_ids[index]),
@@ -172,22 +168,24 @@ class CocoKeypoints(Dataset):
         return image
 
     def has_segment(self, index: int, person: int) -> bool:
-        """Whether somebody drew the shape of a picture's person; ``person`` counts as in :meth:`labels`."""
+        """Whether somebody drew the shape of a picture's person, who counts as in :meth:`labels`.
+
+        Raises:
+            IndexError: there is no such person or picture.
+        """
         return bool(self._segmentation(index, person))
 
     def segment(self, index: int, person: int) -> np.ndarray:
         """[H, W] bool, the pixels of a picture's person; none where nobody drew the shape.
 
         Raises:
+            IndexError: there is no such person or picture.
             ValueError: the segmentation is unreadable.
         """
         try:
             return segment_mask(self._segmentation(index, person), self.image_size(index))
-        except (ValueError, TypeError, UnicodeError, OverflowError) as error:
-            raise ValueError(
-                f"{self._content.path}: image {self.image_ids[index]}: person {person}: segmentation cannot be read: "
-                f"{error}; correct the segmentation or leave it out"
-            ) from error
+        except ValueError as error:
+            raise self._unreadable(index, f"{person}: segmentation cannot be read: {error}") from error
 
     def ground_truth(self) -> dict:
         """The annotation file's content for the selected pictures and the person category, in COCO's own fields.
@@ -233,6 +231,15 @@ class CocoKeypoints(Dataset):
         if not 0 <= person < rows.stop - rows.start:
             raise IndexError(f"person {person} of {rows.stop - rows.start} in picture {self.image_name(index)}")
         return self._content.segmentation(rows.start + person)
+
+    def _unreadable(self, index: int, problem: str) -> ValueError:
+        """The error of a segmentation; the problem begins with the person's number in the picture."""
+        labels, index = self._content.labels, self._position(index)
+        ids = labels.annotation_ids[labels.people_of(index)].tolist()
+        return ValueError(
+            f"{self._content.path}: image {self.image_ids[index]}, annotations {ids}: person {problem}; "
+            "correct the segmentation or leave it out"
+        )
 
     def _position(self, index: int) -> int:
         if not -len(self) <= index < len(self):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from multiposenet.data.coco import CocoKeypoints
+from multiposenet.data.person_masks import LEAST_AREA, box_pixels, tight_box
 from multiposenet.data.transforms import uniform, warp_image, warp_masks
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.geometry import CropWindow
@@ -29,7 +30,6 @@ LARGEST_ZOOM = 2.0
 
 _GUESS = 0.04
 """How far from what is visible of people a hidden keypoint may be placed, in sides of the person's box."""
-_LEAST_AREA = 16
 _LEAST_SHARE = 0.1
 """Of a box's person pixels; with less of them visible nobody is left to label."""
 
@@ -87,6 +87,9 @@ class CutOuts:
             side: pixels that the longer side of the box shall have; less where that would enlarge too much.
             angle: degrees by which the person is turned clockwise.
             mirror: exchanges left and right, keypoints too.
+
+        Raises:
+            FileNotFoundError, PictureError, ValueError: as for :meth:`CocoKeypoints.image` and ``segment``.
         """
         picture, person = self._people[number]
         labels = self.source.labels(picture)
@@ -100,8 +103,8 @@ class CutOuts:
         alpha = Image.fromarray(mask.numpy().astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(0.7))
         keypoints, visibility = window.keypoints_to_crop(labels.keypoints[person]), labels.visibility[person]
         if mirror:
-            order = list(self.source.skeleton.flip_indices)
-            keypoints, visibility = keypoints[order], visibility[order]
+            swap = self.source.skeleton.flip_indices
+            keypoints, visibility = keypoints[swap], visibility[swap]
         return CutOut(np.asarray(image), np.asarray(alpha, np.float32) / 255, keypoints, visibility)
 
 
@@ -152,6 +155,7 @@ class PastedPeople:
         return {**self.source.identity(), "pasted": self.people.source.identity(), "pasted_share": self.share}
 
     def __getitem__(self, index: int) -> Sample:
+        """Picture ``index``; errors are those of the source, and of the people's files."""
         sample = self.source[index]
         if uniform(0, 1) >= self.share:
             return sample
@@ -200,7 +204,7 @@ def paste(sample: Sample, person: CutOut, corner: tuple[int, int]) -> Sample:
     own = np.zeros(size, bool)
     own[rows, columns] = alpha >= 0.5
     area = int(own.sum())
-    if area < _LEAST_AREA:
+    if area < LEAST_AREA:
         return sample
 
     image = sample.image.copy()
@@ -214,7 +218,7 @@ def paste(sample: Sample, person: CutOut, corner: tuple[int, int]) -> Sample:
     labels = PersonLabels(
         keypoints=np.concatenate([hidden.keypoints[kept], keypoints[None]]),
         visibility=np.concatenate([hidden.visibility[kept], visibility[None]]),
-        boxes=np.concatenate([hidden.boxes[kept], _tight(own)[None]]),
+        boxes=np.concatenate([hidden.boxes[kept], tight_box(own)[None]]),
         areas=np.concatenate([hidden.areas[kept], np.array([area], np.float32)]),
         crowd=np.concatenate([before.crowd[kept], np.zeros(1, bool)]),
     )
@@ -244,8 +248,7 @@ def _behind(labels: PersonLabels, cover: np.ndarray, person: np.ndarray) -> tupl
     height, width = cover.shape
     visible = person & ~cover
     for one, box in enumerate(labels.boxes):
-        x1, y1 = (max(int(edge), 0) for edge in box[:2])
-        window = slice(y1, max(math.ceil(box[3]), y1)), slice(x1, max(math.ceil(box[2]), x1))
+        window = box_pixels(box, cover.shape)
         total = int(person[window].sum())
         if not (cover[window] & person[window]).any():
             continue
@@ -256,7 +259,8 @@ def _behind(labels: PersonLabels, cover: np.ndarray, person: np.ndarray) -> tupl
             continue
         areas[one] *= share
         if not labels.crowd[one]:
-            shown = _tight(left) + np.array([x1, y1, x1, y1], np.float32)
+            rows, columns = window
+            shown = tight_box(left) + np.float32([columns.start, rows.start] * 2)
             boxes[one] = np.clip(shown, box[[0, 1, 0, 1]], box[[2, 3, 2, 3]])
         reach = max(1, round(_GUESS * float((box[2:] - box[:2]).max())))
         for k in np.flatnonzero(visibility[one]):
@@ -267,8 +271,3 @@ def _behind(labels: PersonLabels, cover: np.ndarray, person: np.ndarray) -> tupl
             visibility[one, k] = 1 if near.any() else 0
     return dataclasses.replace(labels, visibility=visibility, boxes=boxes, areas=areas), kept
 
-
-def _tight(mask: np.ndarray) -> np.ndarray:
-    """[4] float32 xyxy, around a mask [H, W] with a pixel in it."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)

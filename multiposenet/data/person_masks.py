@@ -11,6 +11,9 @@ import pycocotools.mask as coco_mask
 
 from multiposenet.structures import PersonLabels
 
+LEAST_AREA = 16
+"""With fewer visible pixels nothing of a person is left to recognise."""
+
 
 @dataclass(frozen=True)
 class PersonMasks:
@@ -61,6 +64,13 @@ def segmentation_rle(segmentation: object, image_size: tuple[int, int]) -> dict 
     Raises:
         ValueError: a coordinate is not a finite number, or the run lengths cannot be read.
     """
+    try:
+        return _encoded(segmentation, image_size)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _encoded(segmentation: object, image_size: tuple[int, int]) -> dict | None:
     height, width = image_size
     if not segmentation:
         return None
@@ -113,7 +123,7 @@ def person_masks(segmentations: Sequence[object], labels: PersonLabels, image_si
     for index, segmentation in enumerate(segmentations):
         try:
             rle = segmentation_rle(segmentation, image_size)
-        except (ValueError, TypeError, UnicodeError, OverflowError) as error:
+        except ValueError as error:
             raise ValueError(f"{index}: segmentation cannot be read: {error}") from error
         labelled = bool(with_keypoints[index])
         if rle is not None:
@@ -134,6 +144,12 @@ def box_pixels(box: np.ndarray, image_size: tuple[int, int]) -> tuple[slice, sli
     x1, y1, x2, y2 = (float(edge) for edge in box)
     rows = slice(min(max(math.floor(y1), 0), height), min(max(math.ceil(y2), 0), height))
     return rows, slice(min(max(math.floor(x1), 0), width), min(max(math.ceil(x2), 0), width))
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray:
+    """[4] float32 xyxy, in pixels, around the True pixels of a mask [H, W] that has one."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def _run_lengths(counts: bytes) -> list[int]:

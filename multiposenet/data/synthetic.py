@@ -18,6 +18,7 @@ from multiposenet.data.arrangements import ARRANGEMENTS, Arrangement
 from multiposenet.data.bodies import sample_figure
 from multiposenet.data.body_poses import turn_x, turn_y, turn_z
 from multiposenet.data.figures import KEYPOINTS, shown_by
+from multiposenet.data.person_masks import LEAST_AREA, tight_box
 from multiposenet.data.scenery import develop, noise_texture, sample_backdrop, sample_thing
 from multiposenet.data.solids import DepthBuffer, paint, render
 from multiposenet.geometry import xyxy_to_xywh
@@ -30,10 +31,9 @@ GENERATOR_VERSION = 2
 HIDDEN = ("placeable", "all")
 MAX_PEOPLE = 200
 MIN_SIDE = 32
-_LEAST_AREA = 16
 _LEAST_SHARE = 0.01
-"""With fewer visible pixels, or a smaller share of those that are inside the picture, nothing of a person is left to
-recognise: it gets no label, and its pixels count as background."""
+"""With a smaller visible share of the pixels that are inside the picture, or fewer than ``LEAST_AREA``, nothing of a
+person is left to recognise: it gets no label, and its pixels count as background."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _cast_shadow(image: np.ndarray, keypoints: np.ndarray, scale: float, strengt
 def _label(image: np.ndarray, owner: np.ndarray, drawn: list[_Drawn]) -> Scene:
     height, width = owner.shape
     counts = np.bincount(owner.reshape(-1), minlength=len(drawn) + 1)[1:]
-    kept = [i for i, one in enumerate(drawn) if counts[i] >= max(_LEAST_AREA, _LEAST_SHARE * one.area)]
+    kept = [i for i, one in enumerate(drawn) if counts[i] >= max(LEAST_AREA, _LEAST_SHARE * one.area)]
     keypoints = np.zeros((len(kept), len(KEYPOINTS), 2), np.float32)
     visibility = np.zeros((len(kept), len(KEYPOINTS)), np.uint8)
     placeable = np.zeros((len(kept), len(KEYPOINTS)), bool)
@@ -162,8 +162,7 @@ def _label(image: np.ndarray, owner: np.ndarray, drawn: list[_Drawn]) -> Scene:
         one = drawn[number]
         x1, y1, x2, y2 = one.buffer.window
         mine = owner[y1:y2, x1:x2] == number + 1
-        columns, rows = np.flatnonzero(mine.any(0)), np.flatnonzero(mine.any(1))
-        boxes[row] = x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1
+        boxes[row] = tight_box(mine) + np.float32([x1, y1] * 2)
         for k, (x, y, _) in enumerate(one.keypoints.tolist()):
             if 0 <= x <= width - 1 and 0 <= y <= height - 1:
                 keypoints[row, k] = x, y
