@@ -37,7 +37,6 @@ from multiposenet.distributed import is_first, process_group, synchronise_batch_
 from multiposenet.engine import (
     BEST,
     LAST,
-    PRECISIONS,
     SCHEDULES,
     Trainer,
     freeze,
@@ -49,6 +48,7 @@ from multiposenet.families.family import Task, TrainingView, choose
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
 from multiposenet.options import option, parse_model_options, parse_options, parse_pairs
+from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 

@@ -2,10 +2,12 @@
 """Times the whole chain and its parts beside torchvision's Keypoint R-CNN, all in one run.
 
     python benchmarks/chain.py --out chain.json                      # ResNet-50, 480x480, 2 CPU threads
-    python benchmarks/chain.py --model multiposenet_lite --model-options refiner=true --image-size 320
+    python benchmarks/chain.py --model multiposenet_lite --image-size 320
+    python benchmarks/chain.py --weights multiposenet/assets/multiposenet_lite.safetensors --precision bf16
 
 Every variant is called once a round, in an order shuffled anew each round, so that a slow moment of the machine hits
-all alike; figures are medians over the rounds. Weights are random; people come in as ``known_people.py`` says.
+all alike; figures are medians over the rounds. Weights are random unless a file is given, and matter to no time; people
+come in as ``known_people.py`` says. Keypoint R-CNN and the plain layout calculate in single precision always.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
-from multiposenet import create_model, list_models
+from multiposenet import list_models
 from multiposenet.data.transforms import letterbox_image
 from multiposenet.decode import grouping as grouping_module
 from multiposenet.decode.chain import ChainDecoder
 from multiposenet.methods import build_method
-from multiposenet.models.fusion import fuse_batch_norm
+from multiposenet.models.fusion import prepare_for_inference
 from multiposenet.options import parse_model_options
+from multiposenet.precision import PRECISIONS, in_precision
 from multiposenet.predictor import PosePredictor
 from multiposenet.rasterize import PersonGrid
 from multiposenet.structures import MultiPoseNetOutputs, Peaks, PersonLabels, Poses
@@ -136,26 +139,37 @@ class _ClockedCodec:
 class Bench:
     """The variants of one run, by name; each is called without arguments and may return seconds by stage."""
 
-    def __init__(self, model: str, device: torch.device, image_size: int, options: dict | None = None) -> None:
+    def __init__(
+        self,
+        model: str | None,
+        device: torch.device,
+        image_size: int,
+        options: dict | None = None,
+        weights: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
         torch.manual_seed(0)
         self.device = device
         self.image_size = image_size
-        self.plain = create_model(model, **options or {}).to(device).eval()
-        method = build_method(model, **options or {})
-        fuse_batch_norm(method.model.eval())  # as multiposenet.load() does
-        self.predictor = PosePredictor(method, device, image_size)
+        self.precision = precision
+        self.plain = build_method(model, weights, **options or {}).model.to(device).eval()
+        method = build_method(model, weights, **options or {})
+        prepare_for_inference(method.model.eval())  # as multiposenet.load() does
+        self.name = method.name
+        self.predictor = PosePredictor(method, device, image_size, precision=precision)
         self.decoder = method.decoder
         picture, people = draw_people(max(CROWDS), (image_size, image_size), method.skeleton)
         self.picture = picture
         self.crowds = {p: _first(people, p) for p in CROWDS}
         self.images = letterbox_image(picture, image_size)[None].to(device).float().div(255)
         self.images_last = self.images.contiguous(memory_format=torch.channels_last)
-        own = self.predictor.model(self.images_last)[0]
+        with in_precision(precision, device):
+            own = self.predictor.model(self.images_last)[0]
         self.outputs = {p: raw_outputs(crowd, self.decoder, own) for p, crowd in self.crowds.items()}
         self.facts: dict = {"parameters": sum(p.numel() for p in method.model.parameters())}
         self.variants: dict[str, Callable[[], dict[str, float] | None]] = {
-            "network": lambda: self._network(self.predictor.model, self.images_last),
-            "network, plain layout": lambda: self._network(self.plain, self.images),
+            "network": lambda: self._network(self.predictor.model, self.images_last, precision),
+            "network, plain layout": lambda: self._network(self.plain, self.images, "fp32"),
         }
         for p in CROWDS:
             self._add_decode(p)
@@ -163,8 +177,9 @@ class Bench:
         for layout in ("plain layout", "channels last"):
             self._add_rcnn(layout)
 
-    def _network(self, model: nn.Module, images: Tensor) -> None:
-        model(images)
+    def _network(self, model: nn.Module, images: Tensor, precision: str) -> None:
+        with in_precision(precision, self.device):
+            model(images)
 
     def _add_decode(self, people: int) -> None:
         def decode() -> dict[str, float]:
@@ -181,7 +196,8 @@ class Bench:
 
     def _add_chain(self, people: int) -> None:
         scripted = ScriptedNetwork(self.predictor.model, self.outputs[people])
-        predictor = PosePredictor(replace(self.predictor.method, model=scripted), self.device, self.image_size)
+        method = replace(self.predictor.method, model=scripted)
+        predictor = PosePredictor(method, self.device, self.image_size, precision=self.precision)
 
         def chain() -> dict[str, float]:
             predictor.timings.clear()
@@ -297,7 +313,11 @@ def print_table(medians: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--model", default="multiposenet_resnet50", choices=list_models(), help="(%(default)s)")
+    parser.add_argument(
+        "--model", choices=list_models(), help="by default what the weights say, or multiposenet_resnet50"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="take the options of the model's builder from these")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the network (%(default)s)")
     parser.add_argument(
         "--model-options",
         default=(),
@@ -320,12 +340,13 @@ def main() -> None:
     print(describe(facts), flush=True)
     with torch.inference_mode():
         given = parse_model_options(options.model_options, "model-options")
-        bench = Bench(options.model, device, options.image_size, given)
+        model = options.model or (None if options.weights else "multiposenet_resnet50")
+        bench = Bench(model, device, options.image_size, given, options.weights, options.precision)
         bench.facts["network GFLOP"] = bench.gigaflops()
         print(
-            f"{options.model}, {bench.facts['parameters'] / 1e6:.1f} M parameters, {bench.facts['network GFLOP']:.1f} "
-            f"GFLOP a forward at {options.image_size}x{options.image_size}; median of {options.repeats} interleaved "
-            "rounds",
+            f"{bench.name}, {bench.facts['parameters'] / 1e6:.1f} M parameters, {bench.facts['network GFLOP']:.1f} "
+            f"GFLOP a forward at {options.image_size}x{options.image_size}, {options.precision}; median of "
+            f"{options.repeats} interleaved rounds",
             flush=True,
         )
         results = bench.run(options.repeats, options.warmup)
@@ -334,7 +355,7 @@ def main() -> None:
     print_table(medians)
     print()
     compared = ratios(medians)
-    limits = LIMITS.get((options.model, options.image_size), {}) if device.type == "cpu" else {}
+    limits = LIMITS.get((bench.name, options.image_size), {}) if device.type == "cpu" else {}
     for what, ratio in compared.items():
         limit = limits.get(what)
         verdict = "" if limit is None else f"   at most {limit:.3f}: {'holds' if ratio <= limit else 'MISSED'}"

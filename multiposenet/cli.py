@@ -16,6 +16,7 @@ from multiposenet.explanation.command import add_explain_arguments, explain_comm
 from multiposenet.geometry import xywh_to_xyxy
 from multiposenet.inputs import InputPicture, find_pictures, number_pictures, sample_pictures
 from multiposenet.options import parse_model_options
+from multiposenet.precision import PRECISIONS
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
@@ -64,6 +65,10 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default the GPU when there is one")
     parser.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="pictures at once (8)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="what networks calculate in (fp32); bf16 and fp16 are quicker "
+        "where the machine knows them"
+    )  # fmt: skip
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="longer side that the network sees")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored picture and average")
     parser.add_argument("--scales", type=_scales, metavar="0.5,1,2", help="look at several sizes and average")
@@ -86,7 +91,10 @@ def load_predictor(arguments: argparse.Namespace, load: Callable | None = None):
 
 def predictor_options(arguments: argparse.Namespace) -> dict:
     """The options given on the command line; those left out keep the predictor's own defaults."""
-    names = ("batch_size", "image_size", "flip", "scales", "box_threshold", "max_people", "detector", "model_options")
+    names = (
+        *("batch_size", "precision", "image_size", "flip", "scales", "box_threshold", "max_people"),
+        *("detector", "model_options"),
+    )
     return {name: value for name in names if (value := getattr(arguments, name)) not in (None, False)}
 
 

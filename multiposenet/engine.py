@@ -30,6 +30,7 @@ from multiposenet.checkpoint import (
     save_weights,
 )
 from multiposenet.distributed import is_first, mean_over_processes, rank, share_buffers, wait_for_all, world_size
+from multiposenet.precision import in_precision
 from multiposenet.runs import append_row, drop_rows
 
 BEST, LAST, LOG, NOT_FINITE = "best.safetensors", "last.safetensors", "log.csv", "not_finite.json"
@@ -37,8 +38,6 @@ BEST, LAST, LOG, NOT_FINITE = "best.safetensors", "last.safetensors", "log.csv",
 
 SAVE_SECONDS = 60.0
 """Training state is written at every validation, and otherwise when this much time has passed."""
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """Exit status of a training that was told to stop, as a shell gives it."""
@@ -48,12 +47,6 @@ def seed_everything(seed: int) -> None:
     """Seeds PyTorch and NumPy; pictures have seeds of their own (``data.loading``)."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party transforms draw from the global generator
-
-
-def in_precision(name: str, device: torch.device) -> torch.autocast:
-    """A context in which networks on ``device`` calculate as ``name``, a key of ``PRECISIONS``, says."""
-    dtype = PRECISIONS[name]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:

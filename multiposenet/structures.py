@@ -296,8 +296,8 @@ class CropOutputs(TensorFields):
 
     @property
     def unit_heatmaps(self) -> Tensor:
-        """The answer with peaks of height 1."""
-        return self.heatmaps / self.peak_height
+        """The answer with peaks of height 1, in single precision."""
+        return self.heatmaps.float() / self.peak_height
 
 
 @dataclass(frozen=True)
@@ -310,8 +310,8 @@ class CropDistributions(CropOutputs):
 
     @property
     def unit_heatmaps(self) -> Tensor:
-        """The answer's distributions, such that a sure one has a peak of height 1."""
-        return self.heatmaps.flatten(2).softmax(-1).view_as(self.heatmaps) / self.peak_height
+        """The answer's distributions, such that a sure one has a peak of height 1; in single precision."""
+        return self.heatmaps.float().flatten(2).softmax(-1).view_as(self.heatmaps) / self.peak_height
 
 
 @dataclass(frozen=True)

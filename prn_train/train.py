@@ -33,11 +33,9 @@ from multiposenet.distributed import is_first, process_group
 from multiposenet.engine import (
     BEST,
     LAST,
-    PRECISIONS,
     Trainer,
     cosine_schedule,
     freeze,
-    in_precision,
     seed_everything,
 )
 from multiposenet.evaluation.grouping_detections import network_input
@@ -47,6 +45,7 @@ from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_groupi
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.options import option, parse_options
+from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run
 from multiposenet.skeletons import Skeleton
@@ -315,9 +314,8 @@ def output_lessons(
             f"start from (--init FILE); got model {options.model!r}, weights {options.weights}, grouping {kind!r}"
         )
     check_mirroring(options.flip, method.decoder.appearance)  # before the network's pass, which takes long
-    predictor = PosePredictor(method, device)
-    with in_precision(options.precision, device):
-        found = network_input(predictor, training)
+    predictor = PosePredictor(method, device, precision=options.precision)
+    found = network_input(predictor, training)
     samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton).to(device)
     measured, truth = network_input(predictor, validation), validation.ground_truth()
 

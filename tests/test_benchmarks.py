@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 PROGRAMS = [file for file in sorted(BENCHMARKS.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
 
 SMALLEST = {
     "chain": [
-        "--model=multiposenet_lite", "--model-options=refiner=true", "--image-size=96", "--repeats=1", "--warmup=0",
-        "--threads=1",
+        f"--weights={ROOT / 'multiposenet/assets/multiposenet_lite.safetensors'}", "--precision=bf16",
+        "--image-size=96", "--repeats=1", "--warmup=0", "--threads=1",
     ],
     "grouping": ["--groupings", "gaussian_prior", "set_assignment", "--repeats", "1"],
     "onestage": ["--people", "2", "--repeats", "1"],

@@ -13,6 +13,7 @@ from multiposenet.decode.views import View
 from multiposenet.geometry import flip_boxes
 from multiposenet.heatmap import unflip_heatmaps
 from multiposenet.person_maps import PersonChances, PersonMapCodec
+from multiposenet.precision import as_precise_as
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
 
@@ -98,5 +99,6 @@ class Refinement:
         boxes = boxes * view.zoom
         if view.mirrored:
             boxes = flip_boxes(boxes, view.outputs.image_size[1])
-        logits = self.network(view.outputs, picture, self.codec.frames(boxes)).float()
+        with as_precise_as(view.outputs.features):
+            logits = self.network(view.outputs, picture, self.codec.frames(boxes)).float()
         return unflip_heatmaps(logits, self.skeleton.flip_indices) if view.mirrored else logits

@@ -72,7 +72,7 @@ class RoiDecoder:
         return [self._sorted(fields, image_size) for fields in parts]
 
     def _upright(self, view: View) -> Tensor:
-        heatmaps = view.outputs.heatmaps
+        heatmaps = view.outputs.heatmaps.float()
         return unflip_heatmaps(heatmaps, self.skeleton.flip_indices) if view.mirrored else heatmaps
 
     def _sorted(self, fields: tuple[Tensor, ...], image_size: tuple[int, int]) -> Poses:

@@ -72,7 +72,7 @@ class PersonCrops:
             part = part.contiguous(memory_format=torch.channels_last)
             answers = []
             for mirrored in self.settings.mirrorings:
-                with self.settings.timed("network"):
+                with self.settings.network():
                     heatmaps = self.model(part.flip(-1) if mirrored else part)[0].unit_heatmaps
                 answers.append(self.decoder.unflipped(heatmaps) if mirrored else heatmaps)
             found.append(torch.stack(answers).mean(0))

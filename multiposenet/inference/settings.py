@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from multiposenet.precision import in_precision
 from multiposenet.structures import PersonBoxes, Poses
 
 
@@ -23,6 +24,7 @@ class RunnerSettings:
         flip: average with the mirrored version.
         scales: multiples of ``image_size`` to run at and average over; the first is the frame of reference.
         batch_size: pictures or crops a forward.
+        precision: what the network calculates in, a key of ``precision.PRECISIONS``.
         timed: clocks a stage by its name (``prepare``, ``network``, ``decode``).
     """
 
@@ -31,6 +33,7 @@ class RunnerSettings:
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     batch_size: int = 8
+    precision: str = "fp32"
     timed: Callable[[str], AbstractContextManager] = lambda stage: nullcontext()
 
     @property
@@ -42,6 +45,12 @@ class RunnerSettings:
     def mirrorings(self) -> tuple[bool, ...]:
         """Whether to mirror, of every version to look at."""
         return (False, True) if self.flip else (False,)
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """What the network is run in: clocked, and in its precision."""
+        with self.timed("network"), in_precision(self.precision, self.device):
+            yield
 
 
 class Runner(Protocol):

@@ -121,7 +121,7 @@ class WholePictures:
             zoom = size / self.settings.sizes[0]
             images = self._images(pictures, size)
             for mirrored in self.settings.mirrorings:
-                with self.settings.timed("network"):
+                with self.settings.network():
                     outputs = self.look(images.flip(-1) if mirrored else images, zoom, mirrored, views, known)
                 views.append(View(outputs, zoom, mirrored))
         return views
@@ -134,7 +134,7 @@ class WholePictures:
     @torch.inference_mode()
     def _boxes_of_canvas(self, pictures: list[np.ndarray]) -> Detections:
         images = self._images(pictures, self.settings.image_size)
-        with self.settings.timed("network"):
+        with self.settings.network():
             return self.detect(self.model, self.decoder, images).to("cpu")
 
     def _images(self, pictures: list[np.ndarray], size: int) -> Tensor:

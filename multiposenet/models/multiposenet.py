@@ -124,7 +124,7 @@ class MultiPoseNet(nn.Module):
         if "keypoints" in tasks:
             pyramid = self.keypoint_pyramid(features)
             maps, merged = self.keypoint_subnet(pyramid)
-            heatmaps = self.keypoint_loss.answer.heights(maps)
+            heatmaps = self.keypoint_loss.answer.heights(maps.float())
             if targets is not None:
                 supervised = self.keypoint_subnet.supervised(pyramid)
                 losses |= self.keypoint_loss(maps, supervised, targets, image_size)

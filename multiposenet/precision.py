@@ -1,0 +1,34 @@
+"""The arithmetic that networks calculate in, in training and in use."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By name, what convolutions and products of matrices are taken in; None: in the weights' own single precision."""
+
+
+def in_precision(name: str, device: torch.device) -> torch.autocast:
+    """A context in which networks on ``device`` calculate as ``name``, a key of ``PRECISIONS``, says."""
+    dtype = PRECISIONS[name]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def as_precise_as(features: Tensor) -> AbstractContextManager:
+    """A context in which a network goes on in the precision in which another one has made its features."""
+    if features.dtype in PRECISIONS.values():
+        return torch.autocast(features.device.type, dtype=features.dtype)
+    return nullcontext()
+
+
+def check_precision(name: str) -> None:
+    """Refuses what no network can calculate in.
+
+    Raises:
+        ValueError: ``name`` is no key of ``PRECISIONS``.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
