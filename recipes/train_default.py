@@ -6,9 +6,10 @@
 Draws synthetic people to disk; trains the set assignment on COCO's labels and the shared network on the drawn pictures
 in several parts (small crops, then people of all sizes; heights first, then chances); lets the set assignment hear
 what all maps and the features below them hold at a peak, and teaches it that network's own peaks and boxes; trains the
-network on, at last with a refiner, and teaches a grown set assignment now and then; trains a branch of it that sees
-photographs too, and takes the mean of both; measures the chain on held-out people; writes the weights with all of this
-in their metadata. Steps whose result lies in DIR already are not repeated. Without --photos the branch is left out.
+network on, at last with a refiner, and teaches a grown set assignment now and then; twice trains a branch of it that
+sees photographs beside one that does not, and takes the mean of both; measures the chain on held-out people; writes the
+weights with all of this in their metadata. Steps whose result lies in DIR already are not repeated. Without --photos
+the branches that need them are left out.
 Where two processes train (``torchrun``), each has one thread: on two cores a third more pictures a second than one
 process with two.
 """
@@ -20,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,32 @@ from multiposenet.methods import PoseMethod, build_method
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAWN = {"crowded": ("people", 16_000, "0-8"), "coco": ("people_like_coco", 12_000, "0-13")}
-"""By arrangement, the folder of the pictures, how many there are and how many people are in one."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Synthetic people on disk.
+
+    Args:
+        arrangement: of the people.
+        count: pictures.
+        people: how many there may be in one.
+        seed: other pictures for another one.
+    """
+
+    arrangement: str
+    count: int
+    people: str
+    seed: int = TRAIN_SEED
+
+
+DRAWN = {
+    "people": Drawn("crowded", 16_000, "0-8"),
+    "people_like_coco": Drawn("coco", 12_000, "0-13"),
+    "more_people": Drawn("crowded", 4_000, "0-8", TRAIN_SEED + 1),
+    "more_people_like_coco": Drawn("coco", 12_000, "0-13", TRAIN_SEED + 1),
+}
+"""By the name of their folder."""
 
 NAMES = {arrangement: name for name, arrangement in SYNTHETIC_KINDS.items()}
 """By arrangement, the name of the same data when they are drawn on the fly."""
@@ -54,14 +79,14 @@ class Lesson:
         thresholds: of peaks and boxes, options of the network.
         grouping: options of the set assignment beyond those it has.
         image_size: longest side of the pictures.
-        arrangement: of the people in them.
+        data: the pictures, a key of ``DRAWN``.
     """
 
     passes: int
     thresholds: dict[str, float]
     grouping: dict[str, int | bool]
     image_size: int
-    arrangement: str = "crowded"
+    data: str = "people"
 
 
 @dataclass(frozen=True)
@@ -76,25 +101,41 @@ class Part:
     """
 
     processes: int = 1
-    data: tuple[str, ...] = ("crowded",)
+    data: tuple[str, ...] = ("people",)
     pasted: bool = False
     after: str | None = None
 
 
+@dataclass(frozen=True)
+class Mean:
+    """Weights on the line between those of two parts that began with the same ones.
+
+    Args:
+        first, second: the parts.
+        share: of the second one. Without photographs, which only the second sees, the first alone is taken.
+    """
+
+    first: str
+    second: str
+    share: float
+
+
 PHOTOS = "photos"
-BOTH = ("crowded", "coco")
-PARTS = {
+BOTH = ("people", "people_like_coco")
+OTHERS = ("more_people_like_coco", "more_people")
+STEPS: dict[str, Part | Mean] = {
     "a": Part(), "b": Part(2), "c": Part(2), "d": Part(2), "e": Part(), "f": Part(2), "g": Part(2),
     "h": Part(data=BOTH), "i": Part(data=BOTH), "j": Part(data=BOTH), "k": Part(data=BOTH), "l": Part(2, BOTH),
     "m": Part(data=BOTH), "n": Part(data=BOTH),
     "o": Part(data=(*BOTH, PHOTOS), after="m"), "p": Part(data=(*BOTH, PHOTOS), pasted=True),
+    "first_mean": Mean("n", "p", 0.3),
+    "q": Part(data=OTHERS), "r": Part(data=(*OTHERS, PHOTOS), pasted=True, after="first_mean"),
+    "second_mean": Mean("q", "r", 0.5),
 }  # fmt: skip
-DRAWN_ALONE = "n"
-"""The last part that sees no photograph; a mean of its weights and the last part's is what ships."""
+"""What is done to the shared network, in this order, each with what the step before or ``after`` gave.
 
-SHARE_OF_PHOTOS = 0.3
-"""What the branch with photographs weighs in that mean. AP on 200 drawn pictures for choosing, before the last lesson,
-and on 52 photographs of val2017, by this share: 0.3: 0.645, 0.061; 0.4: 0.635, 0.072; 0.5: 0.626, 0.086."""
+AP on 200 drawn pictures for choosing and on 52 photographs of val2017, by the share of the first mean: 0.3: 0.645,
+0.061; 0.4: 0.635, 0.072; 0.5: 0.626, 0.086."""
 
 FIRST_WITH_CHANCES = "e"
 
@@ -111,18 +152,17 @@ LESSONS = {
         {"candidates": 8, "layers": 4, "hearing": 4},
         640,
     ),
-    "h": Lesson(6, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
-    "i": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
-    "l": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {"looks": True}, 576, "coco"),
-    "m": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "coco"),
+    "h": Lesson(6, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "people_like_coco"),
+    "i": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "people_like_coco"),
+    "l": Lesson(8, {"peak_threshold": 0.15, "box_threshold": 0.25}, {"looks": True}, 576, "people_like_coco"),
+    "m": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "people_like_coco"),
+    "first_mean": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "people_like_coco"),
+    "second_mean": Lesson(4, {"peak_threshold": 0.15, "box_threshold": 0.25}, {}, 576, "more_people_like_coco"),
 }
-"""After which parts there is a lesson. The second has higher thresholds: the first one's let through twice as many
+"""After which steps there is a lesson. The second has higher thresholds: the first one's let through twice as many
 tokens, and AP was no higher for them (0.381 with its own, 0.385 with these, on the pictures for choosing). What the
 first had learnt held for other pictures as much as for its own (AP 0.373 and 0.385), so the second has more to learn
 with."""
-
-LAST_LESSON = LESSONS["m"]
-"""The one of the weights that ship."""
 
 CHANCES = {"map_answer": "chances", "peak_weight": 0.0, "peak_sigma": 1.25, "peak_threshold": 0.15}
 """Options of the network from ``FIRST_WITH_CHANCES`` on."""
@@ -148,7 +188,7 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
 
-    folders = {arrangement: draw_people(work, arrangement) for arrangement in DRAWN} | {PHOTOS: arguments.photos}
+    folders = {name: draw_people(work, name) for name in DRAWN} | {PHOTOS: arguments.photos}
     grouping = work / "grouping"
     step(
         grouping / "finished",
@@ -156,42 +196,45 @@ def main() -> None:
         "--layers", 3, "--number_of_epoch", 6, "--label_cache", work / "labels", "--exp", grouping,
     )  # fmt: skip
     learnt = grouping / "last.safetensors"
-    trained: dict[str, Path] = {}
+    results: dict[str, Path] = {}
+    trainings: list[Path] = []
     weights, start = learnt, "--init"
-    for name, part in PARTS.items():
-        if PHOTOS in part.data and arguments.photos is None:
+    for name, done in STEPS.items():
+        if isinstance(done, Mean):
+            weights = results[done.first]
+            if done.second in results:
+                weights = mean_of(weights, results[done.second], done.share, work / f"{name}.safetensors")
+        elif PHOTOS in done.data and arguments.photos is None:
             continue
-        run = work / f"shared_{name}"
-        weights = weights if part.after is None else trained[part.after]
-        if name == FIRST_WITH_CHANCES:
-            weights = as_chances(weights, work / "chances.safetensors")
-        step(
-            run / "finished",
-            "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{name}.toml",
-            "--data", ",".join(str(folders[data]) for data in part.data), "--out", run,
-            start, f"prn={weights}" if start == "--init" else weights,
-            *(("--paste", arguments.photos) if part.pasted else ()),
-            processes=part.processes,
-        )  # fmt: skip
-        weights = trained[name] = run / "last.safetensors"
-        start = "--weights"
+        else:
+            weights = weights if done.after is None else results[done.after]
+            if name == FIRST_WITH_CHANCES:
+                weights = as_chances(weights, work / "chances.safetensors")
+            run = work / f"shared_{name}"
+            step(
+                run / "finished",
+                "train_posenet.py", "--opt", ROOT / "recipes" / f"default_{name}.toml",
+                "--data", ",".join(str(folders[data]) for data in done.data), "--out", run,
+                start, f"prn={weights}" if start == "--init" else weights,
+                *(("--paste", arguments.photos) if done.pasted else ()),
+                processes=done.processes,
+            )  # fmt: skip
+            weights, start = run / "last.safetensors", "--weights"
+            trainings.append(weights)
         if name in LESSONS:
             learnt = weights = teach_grouping(weights, learnt, LESSONS[name], work / f"own_outputs_{name}")
-    last = weights
-    if arguments.photos is not None:
-        weights = mean_of(trained[DRAWN_ALONE], last, SHARE_OF_PHOTOS, work / "mean.safetensors")
-    weights = teach_grouping(weights, learnt, LAST_LESSON, work / "own_outputs")
-    figures = {arrangement: measure(weights, arrangement, work, "evaluation") for arrangement in DRAWN}
-    export(weights, [last, grouping / "last.safetensors"], figures, arguments.out)
+        results[name] = weights
+    figures = {arrangement: measure(weights, arrangement, work, "evaluation") for arrangement in NAMES}
+    export(weights, trainings, grouping / "last.safetensors", figures, arguments.out)
 
 
-def draw_people(work: Path, arrangement: str) -> Path:
-    """The folder of training pictures with synthetic people; it is drawn unless it is there."""
-    name, count, people = DRAWN[arrangement]
+def draw_people(work: Path, name: str) -> Path:
+    """The folder of training pictures with synthetic people, a key of ``DRAWN``; it is drawn unless it is there."""
+    drawn = DRAWN[name]
     step(
         work / name / "annotations" / "person_keypoints_train2017.json",
-        "datasets/synthesize.py", "--out", work / name, "--count", count, "--seed", TRAIN_SEED, "--split", "train2017",
-        "--arrangement", arrangement, "--people", people, "--workers", 2,
+        "datasets/synthesize.py", "--out", work / name, "--count", drawn.count, "--seed", drawn.seed,
+        "--split", "train2017", "--arrangement", drawn.arrangement, "--people", drawn.people, "--workers", 2,
     )  # fmt: skip
     return work / name
 
@@ -202,8 +245,8 @@ def teach_grouping(weights: Path, learnt: Path, lesson: Lesson, out: Path) -> Pa
     step(
         out / "finished",
         "prn_train/train.py", "--opt", ROOT / "prn_train" / "own_outputs.toml", "--weights", start,
-        "--data", draw_people(out.parent, lesson.arrangement), "--limit", LEARNT_FROM,
-        "--val_data", NAMES[lesson.arrangement], "--flip", 0, "--precision", "bf16",
+        "--data", draw_people(out.parent, lesson.data), "--limit", LEARNT_FROM,
+        "--val_data", NAMES[DRAWN[lesson.data].arrangement], "--flip", 0, "--precision", "bf16",
         "--number_of_epoch", lesson.passes, "--exp", out,
         processes=2,
     )  # fmt: skip
@@ -324,25 +367,38 @@ def evaluated(figures: dict[str, dict[str, float]], where: str = "") -> dict:
     }
 
 
-def export(weights: Path, sources: Sequence[Path], figures: dict[str, dict[str, float]], out: Path) -> None:
+def all_data(trainings: Sequence[Mapping]) -> list[dict]:
+    """What trainings of these metadata have learnt from, each data set once, as the last training that saw it says."""
+    found: dict[str, dict] = {}
+    for facts in trainings:
+        for source in facts["data"] if isinstance(facts["data"], list) else [facts["data"]]:
+            found.pop(source["sha256"], None)
+            found[source["sha256"]] = source
+    return list(found.values())
+
+
+def export(
+    weights: Path, trainings: Sequence[Path], grouping: Path, figures: dict[str, dict[str, float]], out: Path
+) -> None:
     """Writes the weights in half precision, with where they come from and what they reach.
 
     Args:
         weights: after the last lesson.
-        sources: weights of the shared network's last training, and of the grouping's on labels.
+        trainings: weights of all trainings of the shared network.
+        grouping: weights of the set assignment's training on labels.
         figures: by arrangement, see :func:`measure`.
         out: the file.
     """
     method = build_method(weights=weights)
-    shared, labels, own = (checkpoint.load_tensors(file)[1] for file in (*sources, weights))
+    *shared, labels, own = (checkpoint.load_tensors(file)[1] for file in (*trainings, grouping, weights))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
         **method.facts,
         "image_size": own["image_size"],
         "licence": "Apache-2.0",
-        "data": shared["data"],
+        "data": all_data(shared),
         "grouping_data": {"labels": labels["data"], "own_outputs": own["data"]},
-        "seed": shared["seed"],
+        "seed": shared[-1]["seed"],
         "commit": commit.stdout.strip() or "unknown",
         "recipe": "recipes/train_default.py",
         **evaluated(figures),

@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 
 import torch
-from train_default import DRAWN, ROOT, draw_people, evaluated, measure, save, step
+from train_default import NAMES, ROOT, draw_people, evaluated, measure, save, step
 
 from multiposenet import checkpoint
 from multiposenet.engine import seed_everything
@@ -42,8 +42,8 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
 
-    crowded = draw_people(work, "crowded")
-    both = f"{crowded},{draw_people(work, 'coco')}"
+    crowded = draw_people(work, "people")
+    both = f"{crowded},{draw_people(work, 'people_like_coco')}"
     start = f"{FIRST_OPTIONS},backbone_weights={arguments.backbone}"
     weights = train(work, "default", crowded, "--model_options", start)
     weights = train(work, "more", crowded, "--weights", weights)
@@ -52,7 +52,7 @@ def main() -> None:
     weights = train(work, "fine", both, "--weights", weights)
     weights = train(work, "finer", both, "--weights", weights)
     figures = {
-        arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in DRAWN
+        arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in NAMES
     }
     export(weights, figures, arguments.out)
 
