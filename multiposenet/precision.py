@@ -17,9 +17,9 @@ def in_precision(name: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def as_precise_as(features: Tensor) -> AbstractContextManager:
-    """A context in which a network goes on in the precision in which another one has made its features."""
-    if features.dtype in PRECISIONS.values():
+def as_precise_as(features: Tensor | None) -> AbstractContextManager:
+    """A context in which a network goes on in the precision in which another one has made its features, if any."""
+    if features is not None and features.dtype in PRECISIONS.values():
         return torch.autocast(features.device.type, dtype=features.dtype)
     return nullcontext()
 
