@@ -229,12 +229,17 @@ def test_another_method_s_predictor_is_a_detector_whose_boxes_are_those_of_its_o
 
 def test_a_detector_is_loaded_only_when_it_is_needed(monkeypatch):
     loaded = []
-    monkeypatch.setattr("multiposenet.predictor.load", lambda *arguments: loaded.append(arguments) or Finder())
+
+    def load_finder(source, device, **options):
+        loaded.append((source, device, options))
+        return Finder()
+
+    monkeypatch.setattr("multiposenet.predictor.load", load_finder)
     detector = LoadedDetector("people.safetensors", "cpu")
     assert loaded == []
     for _ in range(2):
         detector.find_boxes([picture(TWO)])
-    assert loaded == [("people.safetensors", "cpu")]
+    assert loaded == [("people.safetensors", "cpu", {"precision": "fp32"})]
 
 
 def test_a_model_by_name_has_the_shipped_weights_as_its_detector():
