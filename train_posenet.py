@@ -44,10 +44,10 @@ from multiposenet.engine import (
 )
 from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
-from multiposenet.families.family import Task, TrainingView, choose
+from multiposenet.families.family import Task, TrainingView
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
-from multiposenet.options import option, parse_model_options, parse_options, parse_pairs
+from multiposenet.options import choose, option, parse_model_options, parse_options, parse_pairs
 from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard

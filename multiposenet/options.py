@@ -13,15 +13,27 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+Choice = TypeVar("Choice")
 
 OPTIONS_FILE = "options.toml"
 """What a run was started with, in its folder."""
+
+
+def choose(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
+    """What the name that an option has stands for.
+
+    Raises:
+        ValueError: there is no such name; the message lists those there are.
+    """
+    if name not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {name!r}")
+    return choices[name]
 
 
 def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = ()) -> Any:

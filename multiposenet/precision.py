@@ -7,13 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from multiposenet.options import choose
+
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By name, what convolutions and products of matrices are taken in; None: in the weights' own single precision."""
 
 
 def in_precision(name: str, device: torch.device) -> torch.autocast:
-    """A context in which networks on ``device`` calculate as ``name``, a key of ``PRECISIONS``, says."""
-    dtype = PRECISIONS[name]
+    """A context in which networks on ``device`` calculate as ``name``, a key of ``PRECISIONS``, says.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+    dtype = choose("precision", name, PRECISIONS)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
@@ -22,13 +28,3 @@ def as_precise_as(features: Tensor | None) -> AbstractContextManager:
     if features is not None and features.dtype in PRECISIONS.values():
         return torch.autocast(features.device.type, dtype=features.dtype)
     return nullcontext()
-
-
-def check_precision(name: str) -> None:
-    """Refuses what no network can calculate in.
-
-    Raises:
-        ValueError: ``name`` is no key of ``PRECISIONS``.
-    """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")

@@ -22,7 +22,6 @@ from multiposenet.inference.settings import RunnerSettings
 from multiposenet.inputs import fetch_picture, is_url
 from multiposenet.methods import METHODS, PoseMethod, build_method, ensemble, with_decoding
 from multiposenet.models.fusion import prepare_for_inference
-from multiposenet.precision import check_precision
 from multiposenet.structures import PersonBoxes, Poses
 
 DEFAULT_WEIGHTS = "multiposenet_lite.safetensors"
@@ -76,7 +75,6 @@ class PosePredictor:
             image_size = method.metadata.get("image_size", method.family.default_image_size(method.decoder))
         if image_size < 32 or not scales or min(scales) <= 0:
             raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
-        check_precision(precision)
         self.method = with_decoding(method, box_threshold, max_people)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = method.model.to(self.device, memory_format=torch.channels_last).eval()
@@ -195,6 +193,7 @@ def load(
     model: str | None = None,
     detector: BoxFinder | str | Path | None = None,
     model_options: Mapping[str, object] | None = None,
+    precision: str = "fp32",
     **options,
 ) -> PosePredictor:
     """A ready predictor. Its model is made for inference: batch normalisation is folded into the convolutions.
@@ -207,7 +206,8 @@ def load(
         detector: who finds the people for a model that does not: a predictor, or what :func:`load` makes one of; by
             default the weights that ship with the package.
         model_options: arguments of the model's builder, e.g. how it decodes; they win over those of a weights file.
-        options: arguments of :class:`PosePredictor`, e.g. ``image_size``, ``flip``, ``scales``.
+        precision: what the networks calculate in, the detector's too; see :class:`PosePredictor`.
+        options: other arguments of :class:`PosePredictor`, e.g. ``image_size``, ``flip``, ``scales``.
 
     Raises:
         FileNotFoundError, ValueError: see ``methods.build_method`` and ``methods.ensemble``.
@@ -217,8 +217,8 @@ def load(
     method = ensemble(methods)
     prepare_for_inference(method.model.eval())  # this model is nobody else's
     if detector is None or isinstance(detector, (str, Path)):
-        detector = LoadedDetector(detector, device, options.get("precision", "fp32"))
-    predictor = PosePredictor(method, device, detector=detector, **options)
+        detector = LoadedDetector(detector, device, precision)
+    predictor = PosePredictor(method, device, precision=precision, detector=detector, **options)
     predictor.weights = ",".join(files) if all(files) else None
     return predictor
 

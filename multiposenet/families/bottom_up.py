@@ -15,7 +15,7 @@ from multiposenet.data.whole_image import SampleSource, WholeImageDataset, colla
 from multiposenet.decode.boxes import BoxDecoder
 from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.refinement import Refinement
-from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView, choose
+from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView
 from multiposenet.groupings import make_grouping
 from multiposenet.heatmap import HeatmapCodec, PixelPeakCodec
 from multiposenet.inference.settings import RunnerSettings
@@ -26,6 +26,7 @@ from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.keypoint_subnet import KeypointSubnet
 from multiposenet.models.multiposenet import TASKS, MultiPoseNet, Pyramid
 from multiposenet.models.pose_refiner import PoseRefiner
+from multiposenet.options import choose
 from multiposenet.person_maps import PersonMapCodec
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Batch, Detections

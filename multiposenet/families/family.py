@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -14,8 +14,6 @@ from multiposenet.data.whole_image import SampleSource
 from multiposenet.inference.settings import Runner, RunnerSettings
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Batch
-
-Choice = TypeVar("Choice")
 
 
 class Decoder(Protocol):
@@ -129,10 +127,3 @@ class Family:
     additions: tuple[str, ...] = ()
     average: Callable[[Sequence[nn.Module]], nn.Module] | None = None
     published: Mapping[str, Mapping[str, Callable[[], Path]]] = field(default_factory=dict)
-
-
-def choose(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
-    """What a name stands for; ValueError lists the names there are."""
-    if name not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {name!r}")
-    return choices[name]

@@ -12,7 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
 from multiposenet.decode.rois import RoiDecoder
-from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView, choose
+from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView
 from multiposenet.importers.torchvision_keypoint_rcnn import PUBLISHED, fetch_published, seed
 from multiposenet.inference.roi_pictures import RoiPictures
 from multiposenet.models.backbones import Backbone
@@ -27,6 +27,7 @@ from multiposenet.models.keypoint_rcnn_detection import LEVELS, DetectorRule
 from multiposenet.models.keypoint_rcnn_heads import POOLED_SIZE, WIDTH
 from multiposenet.models.keypoint_rcnn_pooling import EXPANSION
 from multiposenet.models.norms import NORMS, group_norm, replace_norms
+from multiposenet.options import choose
 from multiposenet.roi_heatmaps import RoiCodec
 from multiposenet.skeletons import Skeleton
 

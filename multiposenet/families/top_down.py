@@ -16,7 +16,7 @@ from multiposenet.crops import CropRule
 from multiposenet.data.person_crop import PersonAugmentation, PersonCropDataset, collate_crops
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.decode.crops import CropDecoder
-from multiposenet.families.family import Builder, Family, Task, Teaching, TrainingView, choose
+from multiposenet.families.family import Builder, Family, Task, Teaching, TrainingView
 from multiposenet.inference.person_crops import PersonCrops
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.cascade import BlockBuilder, Cascade
@@ -25,6 +25,7 @@ from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.models.mspn import BasicBlock, Bottleneck, load_resnet
 from multiposenet.models.rsn import PoseRefineMachine, ResidualSteps, paper_width
 from multiposenet.models.simple_baseline import SimpleBaseline
+from multiposenet.options import choose
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import CropDistributions, CropOutputs
 

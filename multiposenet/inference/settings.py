@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from multiposenet.precision import in_precision
+from multiposenet.options import choose
+from multiposenet.precision import PRECISIONS, in_precision
 from multiposenet.structures import PersonBoxes, Poses
 
 
@@ -26,6 +27,9 @@ class RunnerSettings:
         batch_size: pictures or crops a forward.
         precision: what the network calculates in, a key of ``precision.PRECISIONS``.
         timed: clocks a stage by its name (``prepare``, ``network``, ``decode``).
+
+    Raises:
+        ValueError: there is no such precision.
     """
 
     device: torch.device
@@ -35,6 +39,9 @@ class RunnerSettings:
     batch_size: int = 8
     precision: str = "fp32"
     timed: Callable[[str], AbstractContextManager] = lambda stage: nullcontext()
+
+    def __post_init__(self) -> None:
+        choose("precision", self.precision, PRECISIONS)
 
     @property
     def sizes(self) -> list[int]:
