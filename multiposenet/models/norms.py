@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 GROUPS = 32
@@ -17,9 +18,23 @@ def frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     return fixed
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, also behind frozen layers.
+
+    On a CPU, channels last, the backward pass of PyTorch 2.9 writes the gradient of the input whether anybody wants it
+    or not; where nobody does, the process dies.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, ...]; the same shape comes out."""
+        if torch.is_grad_enabled() and x.is_cpu and self.weight.requires_grad and not x.requires_grad:
+            x = x.detach().requires_grad_()
+        return super().forward(x)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation (Wu and He, ECCV 2018), which does not mind small batches: for training from scratch."""
-    return nn.GroupNorm(GROUPS, channels)
+    return GroupNorm(GROUPS, channels)
 
 
 NORMS: dict[str, Callable[[nn.BatchNorm2d], nn.Module]] = {
