@@ -31,7 +31,16 @@ from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
 from multiposenet.data.pasting import CutOuts, PastedPeople
 from multiposenet.data.picture_cache import CachedSamples
-from multiposenet.data.sources import LAYOUTS, SELECTION_SEED, SYNTHETIC, SYNTHETIC_KINDS, TRAIN_SEED, open_dataset
+from multiposenet.data.sources import (
+    LAYOUTS,
+    SELECTION_SEED,
+    SYNTHETIC,
+    SYNTHETIC_KINDS,
+    TRAIN_SEED,
+    joint_identity,
+    open_dataset,
+    split_names,
+)
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.distributed import is_first, process_group, synchronise_batch_norm, wait_for_all
 from multiposenet.engine import (
@@ -152,8 +161,8 @@ class TrainOptions:
 
     @property
     def data_sets(self) -> list[str]:
-        """What ``data`` names, one after the other; a folder whose name has a comma is one."""
-        return [self.data] if Path(self.data).expanduser().is_dir() else self.data.split(",")
+        """What ``data`` names, one after the other."""
+        return split_names(self.data)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -303,8 +312,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         predictor = PosePredictor(averaged, device, options.image_size)
         return measure(predictor, validation, task)
 
-    identities = [source.identity() for source in sources]
-    data = identities[0] if len(identities) == 1 else identities
+    data = joint_identity(sources)
     facts = {
         **method.facts,
         "image_size": options.image_size,

@@ -21,13 +21,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset
 
 from multiposenet.checkpoint import learnt_parts
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
 from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
-from multiposenet.data.sources import SELECTION_SEED, SYNTHETIC, TRAIN_SEED, open_dataset, read_labels
+from multiposenet.data.sources import (
+    SELECTION_SEED,
+    SYNTHETIC,
+    TRAIN_SEED,
+    joint_identity,
+    open_dataset,
+    read_labels,
+    split_names,
+)
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.distributed import is_first, process_group
 from multiposenet.engine import (
@@ -80,11 +89,15 @@ class PrnOptions:
     weights: str | None = option(None, "weights file of that model to start from")
     init: str | None = option(None, "whole model: a grouping's own file that takes the place of the weights' grouping")
     skeleton: str | None = option(None, "built-in skeleton or TOML file; default: the weights', else coco_person")
-    data: str = option(SYNTHETIC, "'synthetic', 'synthetic_coco' or a folder in COCO's layout; pictures are not needed")
+    data: str = option(
+        SYNTHETIC,
+        "'synthetic', 'synthetic_coco' or a folder in COCO's layout, or several of them separated by commas; pictures "
+        "are not needed",
+    )
     split: str = option("train2017", "training split of the folder")
-    limit: int | None = option(None, "only the first pictures with labelled keypoints")
+    limit: int | None = option(None, "only each one's first pictures with labelled keypoints")
     synthetic_count: int = option(2000, "synthetic pictures whose labels are learnt from")
-    val_data: str | None = option(None, "validation data; default the same as --data")
+    val_data: str | None = option(None, "validation data; default the first of --data")
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
     val_count: int = option(200, "synthetic validation pictures")
@@ -146,30 +159,36 @@ def train(options: PrnOptions, device: torch.device) -> Path:
     freeze(model, others)
 
     packed = options.label_cache or True
-    training = open_dataset(
-        options.data, options.split, method.skeleton, options.limit, options.synthetic_count, TRAIN_SEED,
-        with_keypoints=True, label_cache=packed,
-    )  # fmt: skip
+    names = split_names(options.data)
+    sources = [
+        open_dataset(
+            name, options.split, method.skeleton, options.limit, options.synthetic_count, TRAIN_SEED,
+            with_keypoints=True, label_cache=packed,
+        )
+        for name in names
+    ]  # fmt: skip
+    data = joint_identity(sources)
     validation = open_dataset(
-        options.val_data or options.data, options.val_split, method.skeleton, options.val_limit, options.val_count,
+        options.val_data or names[0], options.val_split, method.skeleton, options.val_limit, options.val_count,
         SELECTION_SEED, with_keypoints=True, label_cache=packed,
     )  # fmt: skip
     if options.learn_from == "network":
-        lessons, validate = output_lessons(method, kind, training, validation, device, options)
+        lessons, validate = output_lessons(method, kind, ConcatDataset(sources), validation, device, options)
     else:
-        lessons = LESSONS[kind](read_labels(training, options.num_workers), method.skeleton, grouping, device, options)
+        labels = [labels for source in sources for labels in read_labels(source, options.num_workers)]
+        lessons = LESSONS[kind](labels, method.skeleton, grouping, device, options)
         validate = validation_figures(grouping, validation, options.num_workers, method.skeleton, device)
     optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
     schedule = rate_schedule(optimizer, sum(map(lessons.steps, range(options.number_of_epoch))), options)
     facts = {
         **method.facts,
         **{name: method.metadata[name] for name in ("image_size",) if name in method.metadata},
-        "data": training.identity(),
+        "data": data,
         "seed": options.seed,
         "task": "prn",
         "started_from": method.metadata,
     }
-    describe_run(folder, options, data=training.identity(), validation=validation.identity(), people=lessons.people)
+    describe_run(folder, options, data=data, validation=validation.identity(), people=lessons.people)
     trainer = Trainer(
         model,
         lambda model, batch: lessons.losses(model.prn, batch),
@@ -292,7 +311,7 @@ def picture_lessons(
 def output_lessons(
     method: PoseMethod | GroupingMethod,
     kind: str,
-    training: CocoKeypoints | SyntheticPeople,
+    training: Dataset,
     validation: CocoKeypoints | SyntheticPeople,
     device: torch.device,
     options: PrnOptions,

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from multiposenet.checkpoint import load_tensors, save_weights, training_states
 from multiposenet.data.arrangements import ARRANGEMENTS
-from multiposenet.data.sources import SYNTHETIC_KINDS, open_dataset
+from multiposenet.data.sources import SYNTHETIC_KINDS, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.methods import PoseMethod, build_method
 from multiposenet.options import read_options_file
 from multiposenet.predictor import load
@@ -386,6 +386,28 @@ def test_a_grouping_that_hears_features_learns_what_its_network_finds_but_nothin
     monkeypatch.setattr(prn_train, "network_input", lambda *_: pytest.fail("the network ran"))
     with pytest.raises(ValueError, match="flip must be 0"):
         prn_train.main([*argv, "--flip", "0.5", "--exp", str(folder / "mirrored")])
+
+
+@pytest.mark.parametrize("source", ["labels", "network"])
+def test_a_grouping_learns_from_several_data_sets_together(folder, source):
+    chain = build_method("multiposenet_lite", peak_threshold=0.0, box_threshold=0.0)
+    save_method(chain, 64, folder / "untrained.safetensors")
+    run = folder / f"several_{source}"
+    result = prn_train.main([
+        *("--weights", str(folder / "untrained.safetensors"), "--data", "synthetic,synthetic_coco"),
+        *("--synthetic_count", "3", "--val_count", "2", "--num_workers", "0", "--number_of_epoch", "1"),
+        *("--learn_from", source, "--flip", "0", "--exp", str(run)),
+    ])  # fmt: skip
+    facts = json.loads((run / "run.json").read_text())
+    assert [own["arrangement"] for own in facts["data"]] == ["crowded", "coco"]
+    assert facts["validation"]["arrangement"] == "crowded"
+    assert load_tensors(result)[1]["data"] == facts["data"]
+    if source == "labels":  # of both sets, and of nobody twice
+        drawn = [
+            open_dataset(kind, "train2017", COCO_PERSON, synthetic_count=3, synthetic_seed=TRAIN_SEED)
+            for kind in SYNTHETIC_KINDS
+        ]
+        assert facts["people"] == sum(int((~labels.crowd).sum()) for each in drawn for labels in read_labels(each))
 
 
 def test_the_grid_and_width_of_the_residual_network_follow_the_published_option_names(folder):

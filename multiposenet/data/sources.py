@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -67,6 +68,17 @@ def open_dataset(
     return reader(
         data, split, skeleton, limit=limit, with_keypoints=with_keypoints, layout=layout, label_cache=label_cache
     )
+
+
+def split_names(data: str) -> list[str]:
+    """The data sets that a text names, separated by commas; a folder whose name has a comma is one."""
+    return [data] if Path(data).expanduser().is_dir() else data.split(",")
+
+
+def joint_identity(datasets: Sequence[CocoKeypoints | MpiiKeypoints | SyntheticPeople]) -> dict | list[dict]:
+    """Which data is learnt from: one data set's identity, or a list of them."""
+    identities = [dataset.identity() for dataset in datasets]
+    return identities[0] if len(identities) == 1 else identities
 
 
 def read_labels(dataset: CocoKeypoints | SyntheticPeople, workers: int = 0) -> list[PersonLabels]:

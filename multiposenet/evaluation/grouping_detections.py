@@ -31,19 +31,19 @@ LEAST_SIMILARITY = 0.1
 
 
 def network_input(predictor: PosePredictor, dataset) -> GroupingInput:
-    """What a network finds in all pictures of a dataset, and whose it is.
+    """What a network finds in all pictures of a dataset (or several, one after the other), and whose it is.
 
     Processes that train together share the pictures among themselves and what they found with one another.
     """
-    mine = range(rank(), len(dataset), world_size())
+    mine, skeleton = range(rank(), len(dataset), world_size()), predictor.skeleton
     rows = [
-        (labels, owned_peaks(peaks, labels, dataset.skeleton, boxes.valid[0].numpy()), owned_boxes(boxes, labels))
+        (labels, owned_peaks(peaks, labels, skeleton, boxes.valid[0].numpy()), owned_boxes(boxes, labels))
         for labels, (peaks, boxes) in found_by_network(predictor, dataset, mine)
     ]
     shares = share_with_all(rows)
     rows = [shares[index % len(shares)][index // len(shares)] for index in range(len(dataset))]
     labels, peaks, boxes = ([row[part] for row in rows] for part in range(3))
-    return pack_input(labels, peaks, boxes, dataset.skeleton.num_keypoints)
+    return pack_input(labels, peaks, boxes, skeleton.num_keypoints)
 
 
 def found_by_network(
