@@ -268,9 +268,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
     ]
     sources = with_pasted_people(cached_on_request(sources, options), options)
     view = TrainingView(**{f.name: getattr(options, f.name) for f in fields(TrainingView)})
-    pictures = ConcatDataset(
-        [teaching.examples(samples, method.decoder, method.skeleton, view) for samples in sources]
-    )
+    pictures = ConcatDataset([teaching.examples(samples, method.decoder, method.skeleton, view) for samples in sources])
     drawn = any(name in SYNTHETIC_KINDS for name in options.data_sets)
     epoch_size = options.epoch_size or (4000 if drawn else len(pictures))
 
