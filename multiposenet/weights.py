@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +19,8 @@ UNKNOWN = "-"
 """Stands for what a file does not say."""
 NAMED = 5
 """Tensors that an error names, of many."""
+WIDTH = 120
+"""Characters a line of what is told about data."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,18 @@ def convert_weights(
 
 
 def weights_table(files: Sequence[WeightsFile]) -> str:
-    """The files one a line, under a line of headings."""
-    rows = [("name", "model", "data", "AP", "licence", "size", "sha256")]
-    rows += [
-        (f.name, f.model, f.data, f.average_precision, f.licence, f"{f.size / 1e6:.1f} MB", f.sha256) for f in files
-    ]
+    """The files one a line, under a line of headings; below it what each was trained on."""
+    rows = [("name", "model", "AP", "licence", "size", "sha256")]
+    rows += [(f.name, f.model, f.average_precision, f.licence, f"{f.size / 1e6:.1f} MB", f.sha256) for f in files]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    data = [_indented(f"{f.name}: {f.data}") for f in files]
+    return "\n".join([*table, "", "data", *data])
+
+
+def _indented(text: str) -> str:
+    """A paragraph whose first line sticks out."""
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
 
 
 def _check(tensors: Mapping[str, Tensor], metadata: dict, source: str, model: str | None) -> str | None:
@@ -163,9 +171,9 @@ def _data_in_words(data: list | dict | str | None) -> str:
 def _pictures_in_words(data: dict | str | None) -> str:
     if not isinstance(data, dict):
         return UNKNOWN if data is None else str(data)
-    name = data.get("annotations") or " ".join(
-        str(data[field]) for field in ("generator", "arrangement") if field in data
-    )
+    drawn = data.get("made_by", data)
+    name = " ".join(str(drawn[field]) for field in ("generator", "arrangement") if field in drawn)
+    name = name or data.get("annotations")
     pictures = data.get("images", data.get("count", "?"))
     # Data sets in COCO's layout share their files' names; the hash tells them apart.
     which = f", sha256 {data['sha256'][:8]}" if "sha256" in data else ""

@@ -183,6 +183,7 @@ def test_ground_truth_is_the_selected_part_of_the_file_untouched(tmp_path):
 
 def test_identity_tells_datasets_apart(tmp_path):
     one = dataset(tmp_path, person(1), images=2).identity()
+    assert "made_by" not in one
     assert one["annotations"] == "person_keypoints_train2017.json"
     assert (one["split"], one["images"], one["people"], one["limit"]) == ("train2017", 2, 1, None)
     assert len(one["sha256"]) == 64

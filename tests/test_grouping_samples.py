@@ -143,6 +143,7 @@ def labels(tmp_path):
     ]  # fmt: skip
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 20, "height": 30} for n in (1, 2, 3)]
     content = {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+    content["info"] = {"generator": {"generator": "by hand", "seed": 3}}
     file.write_bytes(gzip.compress(json.dumps(content).encode()))
     return tmp_path
 
@@ -152,6 +153,7 @@ def test_packed_labels_are_the_labels(labels):
     for _ in range(2):  # packs, then reads the packed file
         packed = CocoKeypoints(labels, "val", ARMS, label_cache=True)
         assert packed.identity() == plain.identity()
+        assert packed.identity()["made_by"] == {"generator": "by hand", "seed": 3}
         assert [packed.image_name(index) for index in range(3)] == ["1.jpg", "2.jpg", "3.jpg"]
         for field in dataclasses.fields(plain.all_labels()):
             np.testing.assert_array_equal(

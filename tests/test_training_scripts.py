@@ -260,8 +260,8 @@ def test_people_of_a_folder_are_pasted_and_data_sets_mixed_as_asked(folder):
     assert facts["options"]["shares"] == [1, 3]
     assert [own["pasted"]["images"] for own in facts["data"]] == [2, 2]
     words = describe_weights(result).data
-    assert words.count(", with people of person_keypoints_train2017.json (2 pictures") == 1
-    assert words.startswith("synthetic_people crowded (6 pictures) and person_keypoints_train2017.json (2 pictures")
+    assert words.count(", with people of synthetic_people crowded (2 pictures") == 1
+    assert words.startswith("synthetic_people crowded (6 pictures) and synthetic_people crowded (2 pictures")
     assert words.endswith("pasted in")
     with pytest.raises(ValueError, match="topdown_lite is trained without --paste"):
         train_posenet.main(["--model", "topdown_lite", *QUICK, *data, "--out", str(folder / "refused")])

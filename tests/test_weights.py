@@ -18,7 +18,7 @@ from multiposenet.checkpoint import load_tensors, save_tensors, save_weights, sh
 from multiposenet.groupings import list_groupings
 from multiposenet.methods import build_method, create_model, list_models
 from multiposenet.skeletons import COCO_PERSON
-from multiposenet.weights import convert_weights, describe_weights, shipped_weights, verify_weights
+from multiposenet.weights import WIDTH, convert_weights, describe_weights, shipped_weights, verify_weights
 
 LITE = "multiposenet_lite"
 OPTIONS = {"prn_nodes": 3}
@@ -69,15 +69,18 @@ def foreign(tmp_path) -> tuple[Path, nn.Module]:
 
 def test_the_list_has_the_shipped_weights_and_the_given_ones_with_all_that_is_known(ours, capsys):
     assert cli.main(["weights", "list", str(ours)]) == 0
-    headings, *lines = capsys.readouterr().out.splitlines()
-    assert headings.split() == ["name", "model", "data", "AP", "licence", "size", "sha256"]
+    table, data = capsys.readouterr().out.split("\n\ndata\n")
+    headings, *lines = table.splitlines()
+    assert headings.split() == ["name", "model", "AP", "licence", "size", "sha256"]
     assert len(lines) == len(shipped_weights()) + 1
     last = lines[-1]
     for fact in (
-        "ours.safetensors", LITE, "people.json (12 pictures, sha256 01234567)", "0.123 (three pictures)", "Apache-2.0",
-        f"{ours.stat().st_size / 1e6:.1f} MB", sha256(ours),
+        "ours.safetensors", LITE, "0.123 (three pictures)", "Apache-2.0", f"{ours.stat().st_size / 1e6:.1f} MB",
+        sha256(ours),
     ):  # fmt: skip
         assert fact in last
+    assert data.splitlines()[-1] == "  ours.safetensors: people.json (12 pictures, sha256 01234567)"
+    assert max(map(len, data.splitlines())) <= WIDTH
 
 
 def test_the_shipped_weights_are_found_and_say_what_they_are():
@@ -98,7 +101,7 @@ def test_what_a_file_does_not_say_is_a_dash(model, tmp_path):
 
 def test_another_project_s_file_is_listed_with_its_part_and_its_licence(foreign, capsys):
     assert cli.main(["weights", "list", str(foreign[0])]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
+    line = capsys.readouterr().out.split("\n\n")[0].splitlines()[-1]
     assert line.split()[:2] == ["prn.pth.tar", "prn"]
     assert "non-commercial" in line
 

@@ -86,6 +86,7 @@ class AnnotationFile:
         segments: JSON text of all segmentations as one [bytes] uint8 array; an array is shared by worker processes
             where millions of small Python lists would be copied.
         segment_ends: [T + 1] int64; person t's text is ``segments[segment_ends[t]:segment_ends[t + 1]]``.
+        made_by: what drew the pictures (``generator`` of the file's ``info``), None for others.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class AnnotationFile:
     labels: PackedLabels
     segments: np.ndarray
     segment_ends: np.ndarray
+    made_by: dict | None
 
     def segmentation(self, person: int) -> Any:
         """The segmentation of person (row) ``person`` as the file gives it, or None."""
@@ -210,6 +212,7 @@ def read_annotations(path: str | Path, skeleton: Skeleton, layout: CocoFormat = 
     for section in ("images", "annotations"):
         if not isinstance(content.get(section), list) or not all(isinstance(r, dict) for r in content[section]):
             raise ValueError(f"{path}: {section} must be a list of objects; a COCO keypoint file has one")
+    made_by = _generator(content.get("info"))
     content = layout.as_coco(content, skeleton)
     category_id = find_person_category(content, path, skeleton, layout.category)
     image_ids, file_names, image_sizes = _read_images(content["images"], path)
@@ -228,7 +231,13 @@ def read_annotations(path: str | Path, skeleton: Skeleton, layout: CocoFormat = 
         labels=labels,
         segments=np.frombuffer(b"".join(texts), np.uint8),
         segment_ends=np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64),
+        made_by=made_by,
     )
+
+
+def _generator(info: object) -> dict | None:
+    found = info.get("generator") if isinstance(info, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _read_images(records: list[dict], path: Path) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:

@@ -215,7 +215,9 @@ class CocoKeypoints(Dataset):
 
     def identity(self) -> dict:
         """What exactly was trained or measured on, in plain values: goes into checkpoints and result files."""
+        made_by = self._content.made_by
         return {
+            **({} if made_by is None else {"made_by": made_by}),
             "annotations": self._content.path.name,
             "sha256": self._content.sha256,
             "split": self.split,

@@ -21,7 +21,7 @@ from multiposenet.data.formats import COCO_FORMAT, CocoFormat
 from multiposenet.skeletons import Skeleton
 from multiposenet.whole_files import written_whole
 
-LABEL_CACHE_VERSION = 1
+LABEL_CACHE_VERSION = 2
 """To be raised when the content of a packed file changes."""
 
 
@@ -72,6 +72,7 @@ def _load(packed: Path, about: str, path: Path, digest: str) -> AnnotationFile |
         sha256=digest,
         category_id=int(arrays.pop("category_id")[0]),
         file_names=tuple(names) if len(own["image_ids"]) else (),
+        made_by=json.loads(arrays.pop("made_by").tobytes()),
         labels=PackedLabels(**arrays),
         **own,
     )
@@ -88,6 +89,7 @@ def _save(content: AnnotationFile, packed: Path, about: str) -> None:
         "segments": content.segments,
         "segment_ends": content.segment_ends,
         "category_id": np.array([content.category_id], np.int64),
+        "made_by": np.frombuffer(json.dumps(content.made_by).encode(), np.uint8),
         "file_names": np.frombuffer("\n".join(content.file_names).encode(), np.uint8),
     }
     # Labels on a read-only disk are normal: they are parsed every time.
