@@ -25,18 +25,19 @@ def pictures() -> list[np.ndarray]:
 
 
 def assert_the_same_people(found: list[Poses], expected: list[Poses], pixels: float) -> None:
-    """Sure people and their sure keypoints, within so many pixels for half of the keypoints."""
-    compared = 0
+    """Sure people and their sure keypoints, half of them within so many pixels and nine of ten within thrice as many."""
+    distances = []
     for ours, theirs in zip(found, expected, strict=True):
         sure = theirs.scores > 0.5
         for box, keypoints, scores in zip(
             theirs.boxes[sure], theirs.keypoints[sure], theirs.keypoint_scores[sure], strict=True
         ):
             nearest = (ours.boxes - box).abs().sum(1).argmin()
-            distance = (ours.keypoints[nearest] - keypoints).norm(dim=-1)[scores > 0.5]
-            assert distance.median() < pixels
-            compared += len(distance)
-    assert compared > 50
+            distances.append((ours.keypoints[nearest] - keypoints).norm(dim=-1)[scores > 0.5])
+    distance = torch.cat(distances)
+    assert len(distance) > 50
+    assert distance.median() < pixels
+    assert distance.quantile(0.9) < 3 * pixels
 
 
 def convolution_dtypes(model: nn.Module) -> set[torch.dtype]:
@@ -56,7 +57,7 @@ def test_half_precision_finds_the_same_people(name: str, pictures: list[np.ndarr
     found, expected = half(pictures, boxes), single(pictures, boxes)
     assert seen == {single: {torch.float32}, half: {torch.bfloat16}}  # the refiner's too, which runs in decoding
     assert all(poses.keypoints.dtype == torch.float32 for poses in found)
-    assert_the_same_people(found, expected, pixels=1.0)
+    assert_the_same_people(found, expected, pixels=0.5)
     assert any((ours.keypoints != theirs.keypoints).any() for ours, theirs in zip(found, expected, strict=True))
 
 
@@ -65,7 +66,7 @@ def test_all_views_are_averaged_in_single_precision(pictures: list[np.ndarray]) 
         multiposenet.load("multiposenet_lite", "cpu", precision=precision, flip=True, scales=(1.0, 0.75))
         for precision in ("fp32", "bf16")
     )
-    assert_the_same_people(half(pictures), single(pictures), pixels=1.0)
+    assert_the_same_people(half(pictures), single(pictures), pixels=0.5)
 
 
 def test_keypoint_rcnn_runs_in_half_precision(pictures: list[np.ndarray]) -> None:
