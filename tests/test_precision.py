@@ -25,7 +25,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def assert_the_same_people(found: list[Poses], expected: list[Poses], pixels: float) -> None:
-    """Sure people and their sure keypoints, half of them within so many pixels and nine of ten within thrice as many."""
+    """Sure people and their sure keypoints, half within so many pixels, nine of ten within thrice as many."""
     distances = []
     for ours, theirs in zip(found, expected, strict=True):
         sure = theirs.scores > 0.5
