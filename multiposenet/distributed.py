@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for one another; the first one may be scoring a large validation set meanwhile."""
@@ -113,6 +112,28 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of every process's tensor. Each has a part in the loss of all, so gradients are summed as well.
+
+    ``torch.distributed.nn.functional`` has the same, but is on its way out.
+    """
+    return _Sum.apply(value)
+
+
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the pictures of all processes; PyTorch's own ``SyncBatchNorm`` refuses CPUs."""
 
@@ -123,11 +144,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         values = inputs.float()
         local = values.numel() / values.shape[1]
         # Counts differ where a process has fewer pictures; they travel with the sums.
-        sums = all_reduce(torch.cat([values.sum((0, 2, 3)), values.new_tensor([local])]))
+        sums = sum_over_processes(torch.cat([values.sum((0, 2, 3)), values.new_tensor([local])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

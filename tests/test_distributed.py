@@ -67,7 +67,7 @@ def test_the_synchronised_normalisation_of_one_process_is_the_usual_one_with_its
     nn.init.normal_(usual.weight)
     synced.load_state_dict(usual.state_dict())
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_reduce", lambda value: value)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda value: value)
     inputs = (torch.randn(3, 5, 4, 6) * 3 + 7).requires_grad_()
     twin = inputs.detach().clone().requires_grad_()
     weights = torch.randn(3, 5, 4, 6)
