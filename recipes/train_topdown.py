@@ -1,24 +1,22 @@
 #!/usr/bin/env python
-"""Makes the top-down weights that ship with the package, from seeds and a few of COCO's photographs.
+"""Makes the top-down weights that ship with the package, from nothing but seeds.
 
-    python recipes/train_topdown.py --work DIR --photos COCO_MINI
+    python recipes/train_topdown.py --work DIR
 
 Draws synthetic people to disk (the same as ``recipes/train_default.py``, which are taken where they are), trains the
-network on crops of them, from the backbone of the shipped bottom-up network on, at last a branch of it that sees
-photographs as well, takes the mean of the network before and after that, measures it on held-out people in the labels'
-boxes and writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not
-repeated. Without --photos there is no such branch.
+network on crops of them, from the backbone of the shipped bottom-up network on, measures it on held-out people in the
+labels' boxes and writes the weights with all of this in their metadata. Steps whose result lies in DIR already are not
+repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from train_default import NAMES, ROOT, THIRD, all_data, draw_people, evaluated, mean_of, measure, save, step
+from train_default import NAMES, ROOT, draw_people, evaluated, measure, save, step
 
 from multiposenet import checkpoint
 from multiposenet.engine import seed_everything
@@ -29,9 +27,7 @@ from multiposenet.predictor import DEFAULT_WEIGHTS
 NAME = "topdown_lite"
 FIRST_OPTIONS = "blocks=1x2x2x2,crop=192x128"
 """Blocks of the levels, in the first two parts: those of the backbone that the first part starts from. Small crops
-at first, because so many people pass in little time."""
-PHOTOS_SHARE = 0.5
-"""Of the weights that have seen photographs, in the mean with those before."""
+until the last two parts, because so many people pass in little time."""
 ASSETS = ROOT / "multiposenet" / "assets"
 
 
@@ -40,9 +36,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 2.5 GB")
     parser.add_argument(
         "--backbone", type=Path, default=ASSETS / DEFAULT_WEIGHTS, help="whose backbone starts it (%(default)s)"
-    )
-    parser.add_argument(
-        "--photos", type=Path, help="folder in COCO's layout whose train2017 pictures are learnt from too"
     )
     parser.add_argument("--out", type=Path, default=ASSETS / f"{NAME}.safetensors")
     arguments = parser.parse_args()
@@ -58,24 +51,18 @@ def main() -> None:
     weights = train(work, "upright", both, "--weights", weights)
     weights = train(work, "fine", both, "--weights", weights)
     weights = train(work, "finer", both, "--weights", weights)
-    trainings = [weights]
-    if arguments.photos is not None:
-        everybody = ",".join([*(str(draw_people(work, name)) for name in THIRD), str(arguments.photos)])
-        trainings.append(train(work, "photos", everybody, "--weights", weights, processes=2))
-        weights = mean_of(*trainings, PHOTOS_SHARE, work / f"{NAME}_mean.safetensors")
     figures = {
         arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in NAMES
     }
-    export(weights, trainings, figures, arguments.out)
+    export(weights, figures, arguments.out)
 
 
-def train(work: Path, part: str, data: object, *start: object, processes: int = 1) -> Path:
+def train(work: Path, part: str, data: object, *start: object) -> Path:
     """Trains a part with ``recipes/topdown_PART.toml``; the weights that come out."""
     run = work / f"{NAME}_{part}"
     step(
         run / "finished",
         "train_posenet.py", "--opt", ROOT / "recipes" / f"topdown_{part}.toml", "--data", data, "--out", run, *start,
-        processes=processes,
     )  # fmt: skip
     return run / "last.safetensors"
 
@@ -92,23 +79,13 @@ def deepen(weights: Path, out: Path) -> Path:
     return save(deep, learnt.metadata["image_size"], out)
 
 
-def export(weights: Path, trainings: Sequence[Path], figures: dict[str, dict[str, float]], out: Path) -> None:
-    """Writes the weights in half precision, with where they come from and what they reach.
-
-    Args:
-        weights: what is written.
-        trainings: weights of the trainings that saw all the data.
-        figures: by arrangement, see :func:`train_default.measure`.
-        out: the file.
-    """
+def export(weights: Path, figures: dict[str, dict[str, float]], out: Path) -> None:
+    """Writes the weights in half precision, with where they come from and what they reach."""
     method = build_method(weights=weights)
-    learnt = [checkpoint.load_tensors(file)[1] for file in trainings]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
         **method.facts,
-        "image_size": method.metadata["image_size"],
-        "data": all_data(learnt),
-        "seed": learnt[-1]["seed"],
+        **{name: method.metadata[name] for name in ("image_size", "data", "seed")},
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip() or "unknown",
         "recipe": "recipes/train_topdown.py",
