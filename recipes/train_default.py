@@ -67,6 +67,7 @@ DRAWN = {
 NAMES = {arrangement: name for name, arrangement in SYNTHETIC_KINDS.items()}
 """By arrangement, the name of the same data when they are drawn on the fly."""
 
+
 @dataclass(frozen=True)
 class Lesson:
     """What a network finds in the training pictures, learnt by its set assignment after one of the parts.
