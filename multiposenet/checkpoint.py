@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +26,19 @@ FORMAT = "multiposenet/1"
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 CHECKSUM_DIGITS = 16
 """Hex digits of a training state's SHA-256 that its name carries."""
+_NUMPY_VALUES = [
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdgSU"},
+    (codecs.encode, "_codecs.encode"),
+    *(
+        (getattr(multiarray, name), f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")  # as NumPy 1 and NumPy 2 write it
+        for name in ("_reconstruct", "scalar")
+    ),
+]
+"""What arrays and numbers of NumPy are rebuilt by. Beside a state dict mmengine keeps facts about the data in such; they
+are numbers and texts, no code, so that PyTorch's restricted unpickler may read over them."""
 
 
 class Rebuildable:
@@ -130,7 +145,8 @@ def _load_hdf5(path: Path) -> dict[str, Tensor]:
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        with path.open("rb") as file:  # given a path, torch would go by the ending of its name
+        # Given a path, torch would go by the ending of its name.
+        with path.open("rb") as file, torch.serialization.safe_globals(_NUMPY_VALUES):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

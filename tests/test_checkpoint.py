@@ -7,6 +7,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -132,14 +133,19 @@ def test_the_bomb_of_these_tests_goes_off_when_code_is_allowed(tmp_path):
     assert (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("kind", ["zip", "bare pickle", "beside tensors"])
+@pytest.mark.parametrize("kind", ["zip", "bare pickle", "beside tensors", "in an array"])
 def test_pickled_code_is_refused_and_never_runs(tmp_path, kind):
     file, target = tmp_path / "evil.pth", tmp_path / "boom"
     bomb = Bomb(target)
+    contents = {
+        "zip": bomb,
+        "beside tensors": {"weight": torch.zeros(2), "extra": bomb},
+        "in an array": {"weight": torch.zeros(2), "meta": np.array([bomb], object)},
+    }
     if kind == "bare pickle":
         file.write_bytes(pickle.dumps(bomb, protocol=2))
     else:
-        torch.save({"weight": torch.zeros(2), "extra": bomb} if kind == "beside tensors" else bomb, file)
+        torch.save(contents[kind], file)
     with pytest.raises(ValueError, match=r"evil\.pth"):
         load_tensors(file)
     assert not target.exists()
