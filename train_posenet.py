@@ -53,7 +53,7 @@ from multiposenet.engine import (
 )
 from multiposenet.evaluation.chain import evaluate_predictor
 from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
-from multiposenet.families.family import Task, TrainingView
+from multiposenet.families.family import Task, Teaching, TrainingView
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
 from multiposenet.options import choose, option, parse_model_options, parse_options, parse_pairs
@@ -108,7 +108,9 @@ class TrainOptions:
         None, "folder in COCO's layout whose people are cut out and pasted into the training pictures"
     )  # fmt: skip
     pasted: float = option(0.5, "share of the pictures that people are pasted into, with --paste")
-    cache: str | None = option(None, "folder to keep decoded and resized training pictures in")
+    cache: str | None = option(
+        None, "folder to keep decoded training pictures in, no larger than the model looks at them"
+    )  # fmt: skip
     val_data: str | None = option(None, "validation data; default the first of --data")
     val_split: str = option("val2017", "validation split of the folder")
     val_limit: int | None = option(None, "only the first validation pictures with labelled keypoints")
@@ -123,6 +125,7 @@ class TrainOptions:
     rotation: float | None = option(None, "largest random rotation, degrees; default the model's")
     flip: float | None = option(None, "probability of mirroring; default the model's")
     half_body: float | None = option(None, "probability of half a person in a person's crop; default the model's")
+    upper: float | None = option(None, "probability that half a person is the upper half; default the model's")
     further_extension: tuple[float, ...] | None = option(
         None, "largest random growth (x, y) of the box of a person's crop, a share; default the model's"
     )  # fmt: skip
@@ -226,13 +229,16 @@ MEASURES = {MPII_FORMAT.name: ("PCKh", measure_pckh)}
 """By the data's format, which figure decides about the best weights, and how the figures are made."""
 
 
-def cached_on_request(sources: Sequence[SampleSource], options: TrainOptions) -> Sequence[SampleSource]:
+def cached_on_request(
+    sources: Sequence[SampleSource], options: TrainOptions, teaching: Teaching
+) -> Sequence[SampleSource]:
     """The sources, or decoded copies of them in the cache, which keeps different data apart."""
     if not options.cache:
         return sources
-    # As large as augmentation can ask for, and no larger.
-    largest = max(options.scale) if options.augment else 1.0
-    size = math.ceil(options.image_size * largest)
+    size = None
+    if teaching.whole_pictures:  # as large as augmentation can ask for, and no larger
+        largest = max(options.scale) if options.augment else 1.0
+        size = math.ceil(options.image_size * largest)
     return [CachedSamples(source, options.cache, size) for source in sources]
 
 
@@ -266,7 +272,7 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         )
         for name in options.data_sets
     ]
-    sources = with_pasted_people(cached_on_request(sources, options), options)
+    sources = with_pasted_people(cached_on_request(sources, options, teaching), options)
     view = TrainingView(**{f.name: getattr(options, f.name) for f in fields(TrainingView)})
     pictures = ConcatDataset([teaching.examples(samples, method.decoder, method.skeleton, view) for samples in sources])
     drawn = any(name in SYNTHETIC_KINDS for name in options.data_sets)

@@ -37,8 +37,8 @@ _NUMPY_VALUES = [
         for name in ("_reconstruct", "scalar")
     ),
 ]
-"""What arrays and numbers of NumPy are rebuilt by. Beside a state dict mmengine keeps facts about the data in such; they
-are numbers and texts, no code, so that PyTorch's restricted unpickler may read over them."""
+"""What arrays and numbers of NumPy are rebuilt by: no code, so that PyTorch's restricted unpickler may read over them.
+mmengine keeps facts about the data in such, beside a state dict."""
 
 
 class Rebuildable:

@@ -12,7 +12,7 @@ from multiposenet.distributed import count_over_processes
 from multiposenet.structures import CropOutputs, CropTargets
 
 STRIDE = 4
-"""Crop pixels a heatmap cell, of every network here."""
+"""Crop pixels a heatmap cell, of every network here; labels are drawn and positions found by it."""
 
 
 class CropLoss(nn.Module):

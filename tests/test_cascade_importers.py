@@ -106,8 +106,8 @@ def test_a_file_of_mmpose_gives_the_same_network_without_biases_on_rgb(name, kin
         if isinstance(layer, nn.Conv2d):
             nn.init.zeros_(layer.bias)
     tensors = {re.sub(r"^head\.", prefix, key): value for key, value in as_mmpose(theirs.state_dict(), kind).items()}
-    facts = {"epoch": 210, "dataset_meta": {"sigmas": np.full(17, 0.05, np.float32), "links": np.arange(4), "best": np.float64(0.7)}}
-    torch.save({"meta": facts, "state_dict": tensors}, tmp_path / "mmpose.pth")
+    facts = {"sigmas": np.full(17, 0.05, np.float32), "links": np.arange(4), "best": np.float64(0.7)}
+    torch.save({"meta": {"epoch": 210, "dataset_meta": facts}, "state_dict": tensors}, tmp_path / "mmpose.pth")
     method = build_method(weights=tmp_path / "mmpose.pth")
     assert method.name == name
     assert method.options["channel_order"] == "rgb"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from torch.testing import assert_close
 from multiposenet.crops import CropRule
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.person_crop import (
-    PUBLISHED_UPPER,
     PersonAugmentation,
     PersonCropDataset,
     collate_crops,
@@ -25,6 +26,7 @@ from multiposenet.families.top_down import FAMILY
 from multiposenet.skeletons import COCO_PERSON, MPII, Skeleton
 from multiposenet.structures import PersonLabels, Sample
 
+ROOT = Path(__file__).resolve().parent.parent
 DOLL = Skeleton("doll", ("head", "left_hand", "right_hand", "left_knee", "right_knee"), ((1, 2), (3, 4)))
 RULE = CropRule((64, 48))
 
@@ -158,6 +160,36 @@ def test_half_a_body_fills_the_crop_when_the_dice_say_so():
         assert scale > min(48 / (50 * 1.6), 64 / (41 * 1.8)) - 1e-3
 
 
+@pytest.mark.parametrize(
+    ("upper", "lower", "wanted", "shown"),
+    [
+        (4, 4, "upper", "upper"),
+        (4, 4, "lower", "lower"),
+        (4, 3, "lower", "upper"),
+        (3, 4, "upper", "lower"),
+        (3, 3, "lower", "upper"),
+        (2, 3, "lower", "whole"),
+    ],
+)
+def test_a_half_needs_more_than_three_keypoints_or_else_the_upper_one_three(upper, lower, wanted, shown):
+    skeleton = Skeleton("tall", ("head", "neck", "chin", "nose", "left_hip", "right_hip", "left_toe", "right_toe"))
+    keypoints = np.array([[[3 * k, 20 * k] for k in range(8)]], np.float32)
+    visible = [2] * upper + [0] * (4 - upper) + [2] * lower + [0] * (4 - lower)
+    boxes, areas, crowd = np.array([[0, 0, 22, 141]], np.float32), np.array([900], np.float32), np.zeros(1, bool)
+    person = PersonLabels(keypoints, np.array([visible], np.uint8), boxes, areas, crowd)
+    how = PersonAugmentation(
+        half_body=1.0, upper=float(wanted == "upper"), half_body_extension=(0.0, 0.0), rotation=0.0, scale=(1.0, 1.0),
+        extension=(1.0, 1.0), further_extension=(0.0, 0.0), flip=0.0,
+    )  # fmt: skip
+    source = Dots()
+    source.skeleton = skeleton
+    window, _ = PersonCropDataset(source, RULE, skeleton, how).window(person, 0)
+    middle = window.keypoints_to_image(torch.tensor([[23.5, 31.5]]))[0, 1].item()
+    tops = {"upper": 0, "lower": 80, "whole": 0}
+    ends = {"upper": 20 * (upper - 1), "lower": 80 + 20 * (lower - 1), "whole": 140}
+    assert middle == pytest.approx((tops[shown] + ends[shown]) / 2, abs=0.51)
+
+
 def test_people_with_few_keypoints_are_never_halved():
     half = PersonAugmentation(half_body=1.0, half_body_over=5, flip=0.0, rotation_probability=0.0, scale=(1.0, 1.0))
     whole = dataclasses.replace(half, half_body=0.0)
@@ -184,8 +216,13 @@ def test_the_upper_half_of_coco_has_the_hips_and_that_of_mpii_has_not():
         "left_knee", "right_knee", "left_ankle", "right_ankle"
     ]  # fmt: skip
     assert upper_body(MPII) == [False] * 7 + [True] * 9
+
+
+@pytest.mark.parametrize("recipe", ["mspn", "mspn_mpii"])
+def test_the_published_settings_show_the_upper_half_as_often_as_the_published_dice(recipe):
+    settings = tomllib.loads((ROOT / "recipes" / f"{recipe}.toml").read_text())
     below_a_half = float(torch.special.ndtr(torch.tensor(0.5)))  # of a normal number
-    assert pytest.approx(below_a_half, abs=1e-3) == PUBLISHED_UPPER
+    assert settings["upper"] == pytest.approx(below_a_half, abs=1e-3)
 
 
 # --- who is an example

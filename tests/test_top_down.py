@@ -16,7 +16,8 @@ from torch.testing import assert_close
 
 from multiposenet.box_sources import DetectionFile, label_boxes
 from multiposenet.checkpoint import save_weights
-from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, SecondMaximum
+from multiposenet.crop_heatmaps import GaussianLabels, RefinedMaximum, SecondMaximum, TapLabels
+from multiposenet.crop_losses import STRIDE
 from multiposenet.crops import CropRule
 from multiposenet.decode.crops import CropDecoder, distinct
 from multiposenet.families import top_down
@@ -341,6 +342,32 @@ def test_weights_say_what_size_their_crops_are_and_how_they_were_trained(tmp_pat
 def test_an_unknown_rule_is_refused_with_those_there_are(option):
     with pytest.raises(ValueError, match=f"{option} must be one of usual, legacy, got 'odd'"):
         build_method("rsn18", **NARROW, **{option: "odd"})
+
+
+@pytest.mark.parametrize(
+    ("name", "crop"), [("rsn18", (250, 190)), ("rsn18", (0, 64)), ("simplebaseline_resnet50", (100, 80))]
+)
+def test_a_crop_that_is_not_whole_cells_is_refused(name, crop):
+    with pytest.raises(ValueError, match=r"crop must be height x width, multiples of \d+ pixels"):
+        build_method(name, crop=crop)
+
+
+@pytest.mark.parametrize("crop", [(64, 48), (132, 100), (36, 52)])
+def test_maps_of_any_crop_that_is_taken_say_where_their_labels_are(crop):
+    method = build_method("rsn18", **NARROW | {"crop": crop})
+    torch.manual_seed(0)
+    keypoints = torch.rand(1, 17, 2) * torch.tensor([crop[1] - 12.0, crop[0] - 12]) + 6
+    size = tuple(method.model.eval()(torch.zeros(1, 3, *crop))[0].heatmaps.shape[-2:])
+    maps = GaussianLabels().encode(keypoints, size, STRIDE)[-1]
+    windows = method.decoder.rule.windows(torch.tensor([[10.0, 20, 80, 120]]))
+    boxes = PersonBoxes(np.array([[10, 20, 80, 120]], np.float32), np.ones(1, np.float32))
+    (poses,) = method.decoder(maps, windows, [boxes], [(200, 200)])
+    assert_close(poses.keypoints, windows.keypoints_to_image(keypoints), atol=1.5, rtol=0)
+
+
+def test_the_legacy_labels_are_those_of_the_published_code_at_the_border_too():
+    with torch.device("meta"):
+        assert build_method("rsn18", label_rule="legacy").model.loss.labels == TapLabels(reflect=True)
 
 
 def test_mpii_has_square_crops_and_a_wider_blur():

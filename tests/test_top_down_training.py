@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from multiposenet.checkpoint import load_tensors
 from multiposenet.data.mpii import write_mpii
@@ -75,6 +76,13 @@ def test_the_weights_say_what_they_are_and_load_by_themselves(trained):
 def test_training_goes_on_where_it_was(trained, tmp_path):
     train_posenet.main(["--epochs", "2", "--resume", str(trained)])
     assert [row["step"] for row in rows(trained)] == ["2", "4"]
+
+
+def test_people_are_cut_from_cached_pictures_of_full_size(tmp_path):
+    cache = tmp_path / "cache"
+    train_posenet.main([*QUICK, *DRAWN, "--cache", str(cache), "--out", str(tmp_path / "run")])
+    sizes = {load_file(file)["image"].shape for file in cache.glob("*/*.safetensors")}
+    assert sizes == {(480, 480, 3)}
 
 
 def test_mpii_is_validated_by_its_own_measure(tmp_path):

@@ -36,7 +36,8 @@ class PersonAugmentation:
         rotation_probability: see ``rotation``.
         flip: probability of mirroring.
         half_body: probability that only the upper or the lower half is shown.
-        half_body_over: only people with more labelled keypoints than that are halved.
+        half_body_over: only people with more labelled keypoints than that are halved. The half that the dice choose is
+            shown if it has more than three of them, else the other, or the upper one if it has at least three.
         half_body_extension: largest growth (x, y) of the half's box, a share; uniform.
         upper: probability that the half is the upper one, where both have enough keypoints. The published code means a
             half and has 0.691: it draws a normal where a uniform number was meant.
@@ -54,10 +55,6 @@ class PersonAugmentation:
     half_body_extension: tuple[float, float] = (0.6, 0.8)
     upper: float = 0.5
     colours: bool = False
-
-
-PUBLISHED_UPPER = 0.691
-"""Probability of the upper half in the published code, see ``PersonAugmentation.upper``."""
 
 
 def upper_body(skeleton: Skeleton) -> list[bool]:
@@ -170,10 +167,11 @@ class PersonCropDataset(Dataset):
         if labelled.sum() <= how.half_body_over or uniform(0, 1) >= how.half_body:
             return None
         halves = [labelled & self._upper, labelled & ~self._upper]
+        upper = halves[0]
         if uniform(0, 1) >= how.upper:
             halves.reverse()
-        chosen = next((half for half in halves if half.sum() >= 3), None)
-        if chosen is None:
+        chosen = next((half for half in halves if half.sum() > 3), upper)
+        if chosen.sum() < 3:
             return None
         points = torch.from_numpy(labels.keypoints[person][chosen]).double() + 0.5
         return torch.cat([points.amin(0), points.amax(0)])

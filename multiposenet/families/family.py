@@ -23,7 +23,7 @@ class Decoder(Protocol):
         """The same decoder with other limits; None keeps what it has."""
 
 
-OF_ONE_PERSON = ("half_body", "further_extension")
+OF_ONE_PERSON = ("half_body", "upper", "further_extension")
 """Fields of a view that say how one person's crop is shown, not a picture."""
 
 Builder = Callable[..., tuple[nn.Module, Decoder]]
@@ -62,6 +62,7 @@ class TrainingView:
         flip: probability of mirroring.
         colours: random colours too.
         half_body: of one person's crop, the probability that only the upper or the lower half is shown.
+        upper: of half a person's crop, the probability that it is the upper half.
         further_extension: of one person's crop, the largest random growth of the box (x, y), a share.
     """
 
@@ -73,6 +74,7 @@ class TrainingView:
     flip: float | None = None
     colours: bool | None = None
     half_body: float | None = None
+    upper: float | None = None
     further_extension: tuple[float, float] | None = None
 
 
@@ -86,6 +88,7 @@ class Teaching:
         examples: (source, decoder, skeleton, view with every field that ``view`` fills) -> what a loader draws from.
         collate: examples -> batch.
         fewest_people: of a synthetic picture to learn from.
+        whole_pictures: an example is a picture as large as the view says, or less of it, and never a part enlarged.
         unused: training options that mean nothing to this family.
     """
 
@@ -94,6 +97,7 @@ class Teaching:
     examples: Callable[[SampleSource, Any, Skeleton, TrainingView], Dataset]
     collate: Callable[[Sequence[Any]], Batch]
     fewest_people: int = 0
+    whole_pictures: bool = True
     unused: tuple[str, ...] = ()
 
 

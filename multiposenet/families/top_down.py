@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from multiposenet.crop_heatmaps import SIGMAS, GaussianLabels, RefinedMaximum, SecondMaximum, TapLabels
-from multiposenet.crop_losses import CropCrossEntropy, CropLoss
+from multiposenet.crop_losses import STRIDE, CropCrossEntropy, CropLoss
 from multiposenet.crops import CropRule
 from multiposenet.data.person_crop import PersonAugmentation, PersonCropDataset, collate_crops
 from multiposenet.data.whole_image import SampleSource
@@ -66,7 +66,7 @@ SETTINGS = {"mpii": MPII_SETTINGS}
 """By the skeleton's name; all others are treated like COCO."""
 
 CROP_RULES = {"usual": {}, "legacy": {"border": (0, 0, 0), "smooth": False, "half_pixel": True}}
-LABEL_RULES = {"usual": GaussianLabels, "legacy": lambda sigmas: TapLabels()}
+LABEL_RULES = {"usual": GaussianLabels, "legacy": lambda sigmas: TapLabels(reflect=True)}
 SCORE_OFFSETS = {"usual": 0.0, "legacy": 0.5}
 """What some options of the builders stand for; ``legacy`` is how the published PyTorch code does it."""
 
@@ -101,12 +101,13 @@ def build_top_down(
     peak_weight: float = 0.0,
     hard_keypoints: int = 8,
     oks_nms: float | None = None,
+    whole: int = STRIDE,
 ) -> tuple[nn.Module, CropDecoder]:
     """A crop network with everything around it.
 
     Args:
         network: what its maps mean -> the model.
-        crop: (height, width); by default (256, 192), for MPII (256, 256).
+        crop: (height, width), multiples of ``whole``; by default (256, 192), for MPII (256, 256).
         extension: factors (x, y) by which boxes are extended in use; by default the published ones.
         crop_rule: how crops are cut, a key of ``CROP_RULES``.
         peak_rule: how keypoints are found and people scored: ``"usual"``, or ``"legacy"`` for the published code's.
@@ -118,10 +119,18 @@ def build_top_down(
         peak_height: of a peak in the maps, for heights.
         peak_weight, hard_keypoints: for heights, see ``crop_losses.CropLoss``.
         oks_nms: see ``decode.crops.CropDecoder``.
+        whole: pixels on a side that become whole cells on every level of the network.
+
+    Raises:
+        ValueError: an unknown rule, or a crop that is not whole cells: the maps of a mirrored one would not lie on its
+            own, nor positions where labels put them.
     """
     settings = SETTINGS.get(skeleton.name, COCO_SETTINGS)
     cutting = choose("crop_rule", crop_rule, CROP_RULES)
-    rule = CropRule(tuple(crop or settings.crop), tuple(extension or settings.extension), **cutting)
+    size = tuple(crop or settings.crop)
+    if len(size) != 2 or any(side < whole or side % whole for side in size):
+        raise ValueError(f"crop must be height x width, multiples of {whole} pixels, e.g. 256x192; got {size}")
+    rule = CropRule(size, tuple(extension or settings.extension), **cutting)
     positions = {"usual": RefinedMaximum(), "legacy": SecondMaximum(settings.blur)}
     legacy = choose("loss_rule", loss_rule, {"usual": False, "legacy": True})
     labels = choose("label_rule", label_rule, LABEL_RULES)(tuple(label_sigmas))
@@ -250,7 +259,8 @@ def build_simple_baseline(
         return SimpleBaseline(stages, k, 256, answer.peak_height, answer.loss, answer.outputs)
 
     published = {"label_sigmas": (2.0,), "hard_keypoints": k, "peak_height": 1.0, "extension": (1.25, 1.25)}
-    return build_top_down(skeleton, network, **published | rules)
+    # Three transposed convolutions double what five halvings, rounded up, have left.
+    return build_top_down(skeleton, network, **published | rules, whole=32)
 
 
 def simplebaseline_resnet50(skeleton: Skeleton, **options) -> tuple[SimpleBaseline, CropDecoder]:
@@ -266,7 +276,7 @@ def simplebaseline_resnet101(skeleton: Skeleton, **options) -> tuple[SimpleBasel
 POSE = Task("pose", lambda model, batch: model(batch.images, batch.targets)[1], known_boxes=True)
 
 
-VARIED = ("scale", "rotation", "flip", "colours", "half_body", "further_extension")
+VARIED = ("scale", "rotation", "flip", "colours", "half_body", "upper", "further_extension")
 """What a training view says about a person's crop."""
 
 
@@ -299,6 +309,7 @@ FAMILY = Family(
         examples=_examples,
         collate=collate_crops,
         fewest_people=1,
+        whole_pictures=False,
         unused=("crop", "paste"),
     ),
     default_image_size=lambda decoder: max(decoder.rule.size),
