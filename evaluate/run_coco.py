@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             if arguments.oracle:
                 refuse_without_grouping(predictor)
             dataset = open_data(arguments, predictor.skeleton)
+            if isinstance(arguments.box_source, DetectionFile):
+                arguments.box_source.refuse_strangers(dataset.image_ids)
             truth = None if arguments.data in SYNTHETIC_KINDS else dataset.ground_truth()
             out = open_run_folder(arguments.out, "evaluate")
     except UNREADABLE as error:

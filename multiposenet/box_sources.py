@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
+from multiposenet.evaluation.columns import column_of_numbers, rows_of_numbers
 from multiposenet.evaluation.results import read_results
 from multiposenet.geometry import xywh_to_xyxy
 from multiposenet.structures import PersonBoxes, Sample
+
+_FIELDS = {"image_id", "category_id", "bbox", "score"}
 
 
 def label_boxes(sample: Sample) -> np.ndarray:
@@ -28,25 +33,44 @@ class DetectionFile:
         category_id: of people.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or a record is broken; the message names it.
+        FileNotFoundError, ValueError: no such file, a record is broken, or none of them is a person; the message says
+            where.
     """
 
     def __init__(self, path: str | Path, category_id: int = 1) -> None:
+        self.path = path
         records = read_results(path)
-        found: dict[int, list[tuple[float, ...]]] = defaultdict(list)
         for number, record in enumerate(records):
-            try:
-                if record["category_id"] == category_id:
-                    x, y, width, height = record["bbox"]
-                    found[int(record["image_id"])].append((x, y, width, height, record["score"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}: detection {number} needs image_id, category_id, bbox [x, y, width, height] and score, "
-                    f"got {record!r} ({error})"
-                ) from None
-        self._rows = {image_id: np.array(rows, np.float32) for image_id, rows in found.items()}
-        if bad := [image_id for image_id, rows in self._rows.items() if not np.isfinite(rows).all()]:
-            raise ValueError(f"{path}: numbers that are not finite in the detections of picture {bad[0]}")
+            if not isinstance(record, Mapping) or not record.keys() >= _FIELDS:
+                self._refuse(number, f"needs image_id, category_id, bbox [x, y, width, height] and score, got {record!r}")
+        numbers = [number for number, record in enumerate(records) if record["category_id"] == category_id]
+        if records and not numbers:
+            there = ", ".join(sorted({repr(record["category_id"]) for record in records})[:5])
+            raise ValueError(f"{path}: no detection has category_id {category_id}, a person's; there are {there}")
+        people = [records[number] for number in numbers]
+
+        def refuse(field: str) -> Callable[[int, str], None]:
+            return lambda row, wrong: self._refuse(numbers[row], f"{people[row]!r}: {field}{wrong}")
+
+        boxes = rows_of_numbers([record["bbox"] for record in people], 4, refuse("bbox"))
+        scores = column_of_numbers([record["score"] for record in people], refuse("score"))
+        pictures = column_of_numbers([record["image_id"] for record in people], refuse("image_id"))
+        found: dict[int, list[int]] = defaultdict(list)
+        for row, image_id in enumerate(pictures.astype(np.int64).tolist()):
+            found[image_id].append(row)
+        table = np.concatenate([boxes, scores[:, None]], axis=1).astype(np.float32)
+        self._rows = {image_id: table[rows] for image_id, rows in found.items()}
+
+    def _refuse(self, number: int, wrong: str) -> NoReturn:
+        raise ValueError(f"{self.path}: detection {number} {wrong}")
+
+    def refuse_strangers(self, image_ids: Iterable[int]) -> None:
+        """ValueError when the file has people, and none in these pictures: it is about others."""
+        if self._rows and self._rows.keys().isdisjoint(image_ids):
+            first = ", ".join(map(str, list(self._rows)[:5]))
+            raise ValueError(
+                f"{self.path}: its detections are of other pictures, image_id {first}, ...; give those of this data set"
+            )
 
     def __call__(self, sample: Sample) -> PersonBoxes:
         """The boxes of one picture, clamped to scores in [0, 1]."""

@@ -164,23 +164,21 @@ def to_array(image: Picture) -> np.ndarray:
     return load_picture(image)
 
 
-class LoadedDetector:
-    """A detector that is loaded when it is first needed.
+class ShippedDetector:
+    """The detector that ships with the package, loaded when it is first needed.
 
     Args:
-        source, device: see :func:`load`.
+        device: see :func:`load`.
         precision: see :class:`PosePredictor`.
     """
 
-    def __init__(
-        self, source: str | Path | None, device: torch.device | str | None = None, precision: str = "fp32"
-    ) -> None:
-        self.source, self.device, self.precision = source, device, precision
+    def __init__(self, device: torch.device | str | None = None, precision: str = "fp32") -> None:
+        self.device, self.precision = device, precision
 
     @cached_property
     def predictor(self) -> PosePredictor:
         """The detector itself."""
-        return load(self.source, self.device, precision=self.precision)
+        return load(None, self.device, precision=self.precision)
 
     def find_boxes(self, pictures: Sequence[np.ndarray]) -> list[PersonBoxes]:
         """See :class:`BoxFinder`."""
@@ -204,20 +202,31 @@ def load(
         device: where to run; default: a GPU when there is one.
         model: the model's name, for weights files that do not say it.
         detector: who finds the people for a model that does not: a predictor, or what :func:`load` makes one of; by
-            default the weights that ship with the package.
+            default the weights that ship with the package, loaded when they are first needed.
         model_options: arguments of the model's builder, e.g. how it decodes; they win over those of a weights file.
         precision: what the networks calculate in, the detector's too; see :class:`PosePredictor`.
         options: other arguments of :class:`PosePredictor`, e.g. ``image_size``, ``flip``, ``scales``.
 
     Raises:
-        FileNotFoundError, ValueError: see ``methods.build_method`` and ``methods.ensemble``.
+        FileNotFoundError, ValueError: see ``methods.build_method`` and ``methods.ensemble``; or a detector that finds
+            nobody, or for a model that needs none.
     """
     sources = [source] if source is None or isinstance(source, (str, Path)) else list(source)
     methods, files = zip(*(_open(one, model, model_options or {}) for one in sources), strict=True)
     method = ensemble(methods)
     prepare_for_inference(method.model.eval())  # this model is nobody else's
-    if detector is None or isinstance(detector, (str, Path)):
-        detector = LoadedDetector(detector, device, precision)
+    if detector is not None and not method.family.needs_boxes:
+        raise ValueError(f"{method.name} finds people itself; leave the detector out")
+    if detector is None:
+        detector = ShippedDetector(device, precision)
+    elif isinstance(detector, (str, Path)):
+        finder = load(detector, device, precision=precision)
+        if finder.method.family.needs_boxes:
+            raise ValueError(
+                f"the detector {detector} is a {finder.name}, which looks at people one by one and finds none itself; "
+                "give weights of a network that does, e.g. multiposenet_lite"
+            )
+        detector = finder
     predictor = PosePredictor(method, device, precision=precision, detector=detector, **options)
     predictor.weights = ",".join(files) if all(files) else None
     return predictor

@@ -12,7 +12,7 @@ from multiposenet.cli import main
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.methods import build_method
 from multiposenet.precision import as_precise_as, in_precision
-from multiposenet.predictor import LoadedDetector, PosePredictor
+from multiposenet.predictor import ShippedDetector, PosePredictor
 from multiposenet.structures import Poses
 
 PICTURES = SyntheticPeople(4, seed=40_000, people=(2, 4), arrangement="coco")
@@ -86,7 +86,7 @@ def test_unknown_precisions_are_refused() -> None:
 
 def test_a_detector_has_the_precision_of_who_asks_it() -> None:
     predictor = multiposenet.load("topdown_lite", "cpu", precision="bf16")
-    assert isinstance(predictor.detector, LoadedDetector)
+    assert isinstance(predictor.detector, ShippedDetector)
     assert predictor.detector.predictor.runner.settings.precision == "bf16"
 
 

@@ -22,7 +22,7 @@ from multiposenet.crops import CropRule
 from multiposenet.decode.crops import CropDecoder, distinct
 from multiposenet.families import top_down
 from multiposenet.methods import PoseMethod, build_method, ensemble
-from multiposenet.predictor import LoadedDetector, PosePredictor, load
+from multiposenet.predictor import ShippedDetector, PosePredictor, load
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import CropOutputs, PersonBoxes, PersonLabels, Poses, Sample
 
@@ -236,17 +236,25 @@ def test_a_detector_is_loaded_only_when_it_is_needed(monkeypatch):
         return Finder()
 
     monkeypatch.setattr("multiposenet.predictor.load", load_finder)
-    detector = LoadedDetector("people.safetensors", "cpu")
+    detector = ShippedDetector("cpu")
     assert loaded == []
     for _ in range(2):
         detector.find_boxes([picture(TWO)])
-    assert loaded == [("people.safetensors", "cpu", {"precision": "fp32"})]
+    assert loaded == [(None, "cpu", {"precision": "fp32"})]
 
 
 def test_a_model_by_name_has_the_shipped_weights_as_its_detector():
     predictor = load("rsn18", device="cpu")
-    assert isinstance(predictor.detector, LoadedDetector)
-    assert predictor.detector.source is None
+    assert isinstance(predictor.detector, ShippedDetector)
+
+
+def test_a_detector_that_finds_nobody_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="the detector rsn18 is a rsn18, which looks at people one by one"):
+        load("rsn18", device="cpu", detector="rsn18")
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*missing\.pth"):
+        load("rsn18", device="cpu", detector=tmp_path / "missing.pth")
+    with pytest.raises(ValueError, match="multiposenet_lite finds people itself; leave the detector out"):
+        load(device="cpu", detector="multiposenet_lite")
 
 
 # --- boxes of annotated pictures
@@ -282,18 +290,36 @@ def test_a_detection_file_gives_each_picture_its_people(tmp_path):
     assert len(boxes(sample_with(9))) == 0
 
 
+FOUND = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"annotations": []}, "must be a list of COCO result dicts, got a dict"),
         ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}], "detection 0 needs image_id"),
-        ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, float("nan")], "score": 1}], r"not finite.*picture 1"),
+        ([FOUND, 7], "detection 1 needs image_id"),
+        ([FOUND | {"bbox": [1, 2, 3, float("nan")]}], r"detection 0 .*: bbox\[3\] is nan; every number must be finite"),
+        ([FOUND | {"category_id": 2}, FOUND | {"bbox": ["a", 2, 3, 4]}], "detection 1 .*: bbox must be a flat list"),
+        ([FOUND | {"bbox": [[1, 2, 3, 4]]}], "detection 0 .*: bbox has 1 numbers, expected 4"),
+        ([FOUND | {"score": "high"}], "detection 0 .*: score must be a number, got 'high'"),
+        ([FOUND | {"category_id": 0}, FOUND | {"category_id": "1"}], "no detection has category_id 1.* there are '1', 0"),
     ],
 )
 def test_a_broken_detection_file_is_an_error_that_says_where(tmp_path, content, message):
     (tmp_path / "d.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         DetectionFile(tmp_path / "d.json")
+
+
+def test_detections_of_other_pictures_are_refused_where_they_are_used(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps([FOUND]))
+    boxes = DetectionFile(tmp_path / "d.json")
+    boxes.refuse_strangers([3, 1])
+    with pytest.raises(ValueError, match=r"d\.json: its detections are of other pictures, image_id 1"):
+        boxes.refuse_strangers([3, 4])
+    (tmp_path / "d.json").write_text("[]")
+    DetectionFile(tmp_path / "d.json").refuse_strangers([3, 4])  # nobody anywhere
 
 
 # --- several models, and files
