@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
 from multiposenet.cli import UNREADABLE, add_predictor_arguments, load_predictor, positive_int, predictor_options
 from multiposenet.data.mpii import MpiiKeypoints
 from multiposenet.data.pictures import PictureError
-from multiposenet.evaluation.mpii import predict_people, score_mpii, table_lines, truth_of
+from multiposenet.evaluation.mpii import predict_people, read_mat, score_mpii, table_lines, truth_of
 from multiposenet.runs import open_run_folder
 from multiposenet.skeletons import MPII
 
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
 
 def read_predictions(path: str) -> np.ndarray:
     """[people, keypoints, 2] pixels counted from 0, from a file as this script writes it."""
-    content = loadmat(Path(path).expanduser())
-    if "preds" not in content:
-        raise ValueError(f"{path} has no 'preds'; it holds {', '.join(key for key in content if key[0] != '_')}")
-    return content["preds"][..., :2].astype(np.float64) - 1
+    preds = read_mat(Path(path).expanduser(), ("preds",))["preds"]
+    if preds.ndim != 3 or preds.shape[2] < 2 or preds.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: preds must be numbers of shape [people, keypoints, 2], got {preds.shape}")
+    return preds[..., :2].astype(np.float64) - 1
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

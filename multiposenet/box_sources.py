@@ -42,7 +42,7 @@ class DetectionFile:
         records = read_results(path)
         for number, record in enumerate(records):
             if not isinstance(record, Mapping) or not record.keys() >= _FIELDS:
-                self._refuse(number, f"needs image_id, category_id, bbox [x, y, width, height] and score, got {record!r}")
+                self._refuse(number, f"needs image_id, category_id, bbox [x, y, width, height], score; got {record!r}")
         numbers = [number for number, record in enumerate(records) if record["category_id"] == category_id]
         if records and not numbers:
             there = ", ".join(sorted({repr(record["category_id"]) for record in records})[:5])

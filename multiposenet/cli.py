@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
         0 when all went well, 1 when some pictures or weights could not be processed, 2 when the input or an argument
         is bad.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_with_negative_boxes(sys.argv[1:] if argv is None else argv))
     return arguments.run(arguments, load)
 
 
@@ -352,6 +353,17 @@ def _given_boxes(boxes_xywh: Sequence[tuple[float, ...]] | None, pictures: int) 
     if not boxes_xywh:
         return {}
     return {"boxes": [xywh_to_xyxy(np.array(boxes_xywh, np.float32))] * pictures}
+
+
+def _with_negative_boxes(argv: Sequence[str]) -> list[str]:
+    """The arguments with ``--boxes -5,10,80,200`` as one: argparse would take a box that begins outside for a flag."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == "--boxes" and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _box(text: str) -> tuple[float, ...]:

@@ -167,7 +167,7 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is not nn.BatchNorm2d:
+            if not isinstance(layer, nn.BatchNorm2d):
                 continue
             if device.type == "cuda":
                 synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer)

@@ -185,20 +185,21 @@ def test_an_ensemble_answers_with_the_mean_in_units_of_each_models_peaks():
     assert_close(mean.heatmaps, expected)
 
 
-def test_imagenet_weights_start_the_stem_and_every_stage(tmp_path):
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_imagenet_weights_start_the_stem_and_every_stage(tmp_path, order):
     import torchvision
 
     torch.manual_seed(0)
     resnet = torchvision.models.resnet50()
     published.randomised(nn.ModuleList([layer for layer in resnet.modules() if isinstance(layer, nn.BatchNorm2d)]))
     torch.save(resnet.state_dict(), tmp_path / "resnet50.pth")
-    method = build_method("mspn_2stage", backbone_weights=str(tmp_path / "resnet50.pth"))
+    method = build_method("mspn_2stage", backbone_weights=str(tmp_path / "resnet50.pth"), channel_order=order)
     assert "backbone_weights" not in method.options
     model, resnet = method.model.eval(), resnet.eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         theirs = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(images))))
-        levels = [model.stem(images)]
+        levels = [model.stem(images if order == "rgb" else images.flip(1))]
         assert_close(levels[0], theirs, atol=1e-4, rtol=1e-4)
         for number, level in enumerate(model.stages[1].down, start=1):
             theirs = getattr(resnet, f"layer{number}")(theirs)

@@ -232,8 +232,8 @@ def test_boxes_of_the_command_line_are_those_of_every_picture(tmp_path, load, mo
         return [self.find(image) for image in images]
 
     monkeypatch.setattr(FakePredictor, "__call__", call)
-    assert cli.main(["predict", *pictures, "--boxes", "10,20,30,40", "--boxes", "1,2,3,4"], load) == 0
-    expected = [[10, 20, 40, 60], [1, 2, 4, 6]]
+    assert cli.main(["predict", *pictures, "--boxes", "10,20,30,40", "--boxes", "-1,-.5,3,4"], load) == 0
+    expected = [[10, 20, 40, 60], [-1, -0.5, 2, 3.5]]
     assert [own.tolist() for own in seen[0]] == [expected, expected]
 
 

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from multiposenet import distributed
 from multiposenet.distributed import SyncedBatchNorm2d, count_over_processes, gather_lists, synchronise_batch_norm
+from multiposenet.models.rsn import PoseRefineMachine
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = [
@@ -59,6 +60,18 @@ def test_a_model_that_trains_alone_keeps_its_own_batch_normalisation():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     synchronise_batch_norm(model, torch.device("cpu"))
     assert type(model[1]) is nn.BatchNorm2d
+
+
+def test_every_batch_normalisation_is_synchronised_the_pose_refine_machine_s_too(monkeypatch):
+    machine = PoseRefineMachine(5)
+    names = set(machine.state_dict())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    synchronise_batch_norm(machine, torch.device("cpu"))
+    norms = [layer for layer in machine.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert [type(layer) for layer in norms] == [SyncedBatchNorm2d] * 5
+    assert set(machine.state_dict()) == names
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda value: 2 * value)  # the other process has the same
+    assert machine.train()(torch.randn(1, 5, 8, 6)).isfinite().all()
 
 
 def test_the_synchronised_normalisation_of_one_process_is_the_usual_one_with_its_gradients(monkeypatch):

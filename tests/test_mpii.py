@@ -15,7 +15,16 @@ from scipy.io import savemat
 
 from multiposenet.data.mpii import NAMES, MpiiKeypoints, write_mpii
 from multiposenet.data.sources import LAYOUTS, open_dataset
-from multiposenet.evaluation.mpii import GROUPS, MpiiTruth, in_order, pckh, read_truth, score_mpii, truth_of
+from multiposenet.evaluation.mpii import (
+    GROUPS,
+    MpiiTruth,
+    in_order,
+    pckh,
+    read_mat,
+    read_truth,
+    score_mpii,
+    truth_of,
+)
 from multiposenet.skeletons import MPII
 from multiposenet.structures import PersonBoxes, PersonLabels, Poses
 
@@ -202,22 +211,38 @@ def test_the_ground_truth_is_read_whatever_order_its_keypoints_have(tmp_path):
     names = np.array(list(NAMES.values()), dtype=object)[order]
     points, missing = rng.uniform(1, 100, (K, 2, 3)), rng.integers(0, 2, (K, 3))
     heads = np.array([[10.0, 20, 30], [10, 20, 30]]), np.array([[16.0, 26, 36], [18, 28, 38]])
-    savemat(
-        tmp_path / "gt.mat",
-        {
-            "dataset_joints": names[None],
-            "jnt_missing": missing[order],
-            "pos_gt_src": points[order],
-            "headboxes_src": np.stack(heads),
-        },
-    )
+    content = {
+        "dataset_joints": names[None],
+        "jnt_missing": missing[order],
+        "pos_gt_src": points[order],
+        "headboxes_src": np.stack(heads),
+    }
+    savemat(tmp_path / "gt.mat", content)
     truth = read_truth(tmp_path / "gt.mat")
     np.testing.assert_allclose(truth.keypoints, points.transpose(2, 0, 1) - 1)
     np.testing.assert_array_equal(truth.labelled, missing.T == 0)
     np.testing.assert_allclose(truth.head_sizes, [6.0, 6.0, 6.0])
     savemat(tmp_path / "odd.mat", {"jnt_missing": missing})
-    with pytest.raises(ValueError, match=r"odd\.mat lacks dataset_joints, pos_gt_src, headboxes_src"):
+    with pytest.raises(ValueError, match=r"odd\.mat lacks dataset_joints, pos_gt_src, headboxes_src; it has jnt_miss"):
         read_truth(tmp_path / "odd.mat")
+    savemat(tmp_path / "odd.mat", content | {"jnt_missing": missing[:, :2]})
+    with pytest.raises(ValueError, match=r"odd\.mat: jnt_missing must be numbers of shape \(16, 3\), got \(16, 2\)"):
+        read_truth(tmp_path / "odd.mat")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 700])
+def test_a_damaged_matlab_file_is_an_error_that_names_it(tmp_path, kept):
+    savemat(tmp_path / "whole.mat", {"preds": np.ones((4, K, 2))})
+    (tmp_path / "cut.mat").write_bytes((tmp_path / "whole.mat").read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"cut\.mat is no MATLAB file, or damaged"):
+        read_mat(tmp_path / "cut.mat", ("preds",))
+
+
+def test_a_matlab_file_of_the_newest_kind_is_refused_with_advice(tmp_path):
+    start = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    (tmp_path / "new.mat").write_bytes(start + bytes(512))
+    with pytest.raises(ValueError, match=r"new\.mat is a MATLAB 7\.3 \(HDF5\) file; save it again with -v7"):
+        read_mat(tmp_path / "new.mat", ("preds",))
 
 
 def test_poses_are_put_in_the_order_of_their_boxes():
@@ -263,6 +288,9 @@ def test_the_script_scores_a_predictor_and_the_file_it_writes(run_mpii, folder, 
     assert json.loads(Path("one/metrics.json").read_text())["metrics"]["mean_01"] == 1.0
     assert run_mpii.main(["--data", str(folder), "--from-mat", "one/pred.mat", "--out", "two"]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == printed.splitlines()[:3]
+    savemat("flat.mat", {"preds": np.ones((4, K))})
+    assert run_mpii.main(["--data", str(folder), "--from-mat", "flat.mat"]) == 2
+    assert "flat.mat: preds must be numbers of shape [people, keypoints, 2]" in capsys.readouterr().err
 
 
 def test_the_script_names_what_is_missing(run_mpii, folder, capsys):

@@ -12,7 +12,7 @@ from multiposenet.cli import main
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.methods import build_method
 from multiposenet.precision import as_precise_as, in_precision
-from multiposenet.predictor import ShippedDetector, PosePredictor
+from multiposenet.predictor import PosePredictor, ShippedDetector
 from multiposenet.structures import Poses
 
 PICTURES = SyntheticPeople(4, seed=40_000, people=(2, 4), arrangement="coco")

@@ -22,7 +22,7 @@ from multiposenet.crops import CropRule
 from multiposenet.decode.crops import CropDecoder, distinct
 from multiposenet.families import top_down
 from multiposenet.methods import PoseMethod, build_method, ensemble
-from multiposenet.predictor import ShippedDetector, PosePredictor, load
+from multiposenet.predictor import PosePredictor, ShippedDetector, load
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import CropOutputs, PersonBoxes, PersonLabels, Poses, Sample
 
@@ -303,7 +303,7 @@ FOUND = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}
         ([FOUND | {"category_id": 2}, FOUND | {"bbox": ["a", 2, 3, 4]}], "detection 1 .*: bbox must be a flat list"),
         ([FOUND | {"bbox": [[1, 2, 3, 4]]}], "detection 0 .*: bbox has 1 numbers, expected 4"),
         ([FOUND | {"score": "high"}], "detection 0 .*: score must be a number, got 'high'"),
-        ([FOUND | {"category_id": 0}, FOUND | {"category_id": "1"}], "no detection has category_id 1.* there are '1', 0"),
+        ([FOUND | {"category_id": 0}, FOUND | {"category_id": "1"}], "no detection has category_id 1.* '1', 0"),
     ],
 )
 def test_a_broken_detection_file_is_an_error_that_says_where(tmp_path, content, message):

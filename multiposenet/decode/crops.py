@@ -82,7 +82,6 @@ class CropDecoder:
         box_scores = torch.from_numpy(np.concatenate([own.scores for own in boxes])).to(heatmaps.device)
         # Divided so that it stays in [0, 1]; the order is that of box score x mean of (score + offset).
         person_scores = box_scores * (heights.mean(-1) + self.score_offset).clamp(min=0) / (1 + self.score_offset)
-        person_scores = person_scores.clamp(max=1)
         counts = [len(own) for own in boxes]
         parts = zip(
             keypoints.split(counts), scores.split(counts), person_scores.split(counts), boxes, image_sizes, strict=True
@@ -102,7 +101,7 @@ class CropDecoder:
             keypoints=keypoints[order],
             keypoint_scores=keypoint_scores[order],
             boxes=torch.from_numpy(boxes.boxes).to(keypoints.device)[order],
-            scores=scores[order],
+            scores=scores[order].clamp(max=1),  # a map's top can overshoot; people are ranked by what it says
             skeleton=self.skeleton,
             image_size=image_size,
         )

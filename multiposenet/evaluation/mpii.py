@@ -50,25 +50,47 @@ def read_truth(path: str | Path) -> MpiiTruth:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a field is missing, or a keypoint.
+        ValueError: it cannot be read, a field is missing or has another shape than the others say, or a keypoint is.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no ground truth {path}; MPII's validation people come with annot/gt_valid.mat")
-    content = loadmat(path)
-    fields = ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")
-    if missing := [field for field in fields if field not in content]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(fields)}")
+    content = read_mat(path, ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src"))
     names = [str(np.asarray(cell).item()) for cell in content["dataset_joints"].reshape(-1)]
     if absent := [name for name in NAMES.values() if name not in names]:
         raise ValueError(f"{path}: dataset_joints lacks {', '.join(absent)}")
     order = [names.index(NAMES[keypoint]) for keypoint in MPII.keypoints]
+    joints, people = len(names), content["pos_gt_src"].shape[-1]
+    shapes = {"pos_gt_src": (joints, 2, people), "jnt_missing": (joints, people), "headboxes_src": (2, 2, people)}
+    for field, shape in shapes.items():
+        if content[field].shape != shape or content[field].dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {field} must be numbers of shape {shape}, got {content[field].shape}")
     heads = content["headboxes_src"].astype(np.float64)
     return MpiiTruth(
         keypoints=content["pos_gt_src"].transpose(2, 0, 1)[:, order].astype(np.float64) - 1,
         labelled=content["jnt_missing"].T[:, order] == 0,
         head_sizes=HEAD_SHARE * np.linalg.norm(heads[1] - heads[0], axis=0),
     )
+
+
+def read_mat(path: Path, fields: Sequence[str]) -> dict[str, np.ndarray]:
+    """A MATLAB file's variables.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it cannot be read, or has not all ``fields``.
+    """
+    with path.open("rb") as file:
+        try:
+            content = loadmat(file)
+        except NotImplementedError:
+            raise ValueError(f"{path} is a MATLAB 7.3 (HDF5) file; save it again with -v7") from None
+        except Exception as error:  # the reader raises whatever foreign bytes lead it to: MatReadError, IndexError, ...
+            raise ValueError(f"{path} is no MATLAB file, or damaged ({error}); fetch or write it again") from None
+    if missing := [field for field in fields if field not in content]:
+        there = ", ".join(name for name in content if not name.startswith("__"))
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it has {there or 'nothing'}")
+    return content
 
 
 def pckh(keypoints: np.ndarray, truth: MpiiTruth, threshold: float = 0.5) -> dict[str, float]:

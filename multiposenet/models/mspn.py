@@ -106,6 +106,8 @@ def load_resnet(model: Cascade, weights: str | Path, resnet: str) -> None:
     names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(new)}
     shapes = {theirs: own[ours].shape for ours, theirs in names.items() if theirs is not None}
     match_shapes(shapes, tensors, str(weights))
+    if model.channel_order == "bgr":  # ResNets are trained on RGB
+        tensors = tensors | {"conv1.weight": tensors["conv1.weight"].flip(1)}
     for ours, theirs in names.items():
         if theirs is None:
             own[ours].zero_()
