@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -60,6 +61,7 @@ from multiposenet.options import choose, option, parse_model_options, parse_opti
 from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
+from multiposenet.skeletons import USUAL_SIGMA
 
 OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
@@ -217,7 +219,15 @@ def with_defaults(options: TrainOptions, method: PoseMethod) -> TrainOptions:
 
 def measure_ap(predictor: PosePredictor, validation: Dataset, task: Task) -> dict[str, float]:
     """COCO's ten numbers, of the whole chain or in the labels' boxes."""
-    return evaluate_predictor(predictor, validation, boxes=label_boxes if task.known_boxes else None).metrics
+    boxes = label_boxes if task.known_boxes else None
+    skeleton = validation.skeleton
+    if skeleton.oks_sigmas is None:
+        warnings.warn(
+            f"skeleton {skeleton.name!r} has no oks_sigmas; AP is measured with {USUAL_SIGMA} for every keypoint, and "
+            "compares with nothing that is measured otherwise",
+            stacklevel=2,
+        )
+    return evaluate_predictor(predictor, validation, boxes=boxes, default_oks_sigmas=USUAL_SIGMA).metrics
 
 
 def measure_pckh(predictor: PosePredictor, validation: MpiiKeypoints, task: Task) -> dict[str, float]:

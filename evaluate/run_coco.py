@@ -38,7 +38,7 @@ from multiposenet.data.pictures import PictureError
 from multiposenet.data.sources import SYNTHETIC, SYNTHETIC_KINDS, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
-from multiposenet.evaluation.coco import evaluate_coco, print_summary
+from multiposenet.evaluation.coco import evaluate_coco, print_summary, sigmas_of
 from multiposenet.evaluation.crowdpose import LEVELS, CrowdPoseMetrics, evaluate_crowdpose, level_lines
 from multiposenet.evaluation.details import detail_lines
 from multiposenet.evaluation.diagnosis import WORST
@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             if arguments.oracle:
                 refuse_without_grouping(predictor)
             dataset = open_data(arguments, predictor.skeleton)
+            # An oracle has no default: it tells parts apart by what it scores them with.
+            sigmas_of(dataset.skeleton, None if arguments.oracle else arguments.default_sigma)
             if isinstance(arguments.box_source, DetectionFile):
                 arguments.box_source.refuse_strangers(dataset.image_ids)
             truth = None if arguments.data in SYNTHETIC_KINDS else dataset.ground_truth()
@@ -138,6 +140,7 @@ def run_network(
         keep=arguments.worst,
         progress=True,
         boxes=arguments.box_source,
+        default_oks_sigmas=arguments.default_sigma,
     )
     seconds = time.perf_counter() - started
     facts = {
@@ -239,7 +242,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--from-json", metavar="FILE", help="only score this predictions.json")
     parser.add_argument("--skeleton", metavar="NAME", help="for --from-json; by default that of --format")
     parser.add_argument(
-        "--default-sigma", type=float, metavar="X", help="for --from-json: OKS sigma of a skeleton that has none"
+        "--default-sigma", type=float, metavar="X", help="OKS sigma of a skeleton that has none"
     )
     parser.add_argument(
         "--crowd-levels", default="paper", choices=LEVELS, help="how CrowdPose is split into easy, medium, hard"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -193,6 +194,12 @@ class HeatmapCodec:
     max_peaks: int = 32
     threshold: float = 0.1
     radius: int = 2
+
+    def for_people(self, count: int) -> Self:
+        """The same codec with a peak a keypoint for so many people, if it has fewer."""
+        if self.max_peaks is None or self.max_peaks >= count:
+            return self
+        return replace(self, max_peaks=count)
 
     def encode(self, keypoints: Tensor, visibility: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Target heatmaps of a batch (MultiPoseNet, sec. 3.2); people who overlap take the maximum, not the sum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import http.client
 import importlib.resources
 import urllib.error
 import urllib.parse
@@ -113,8 +114,8 @@ def fetch_picture(url: str, timeout_s: float = _TIMEOUT_S, max_bytes: int = _MAX
     """
     if not is_url(url):
         raise ValueError(f"{url}: only http and https addresses are fetched")
-    request = urllib.request.Request(url, headers={"User-Agent": "multiposenet"})
     try:
+        request = urllib.request.Request(_plain_address(url), headers={"User-Agent": "multiposenet"})
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             content = answer.read(max_bytes + 1)
     except urllib.error.HTTPError as error:
@@ -122,12 +123,22 @@ def fetch_picture(url: str, timeout_s: float = _TIMEOUT_S, max_bytes: int = _MAX
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"{url}: cannot be reached ({reason}); is this machine online?") from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise ConnectionError(f"{url}: no address that can be asked, or no answer that can be read ({error})") from None
     if len(content) > max_bytes:
         raise ValueError(f"{url}: longer than {max_bytes / 2**20:.0f} MiB; download it yourself and pass the file")
     try:
         return load_picture(content)
     except (OSError, ValueError) as error:
         raise ValueError(f"{url}: not a readable picture ({error})") from None
+
+
+def _plain_address(url: str) -> str:
+    """An address in ASCII without spaces, as browsers make it of what people type."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    path, query = (urllib.parse.quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def _url_source(url: str) -> InputPicture:

@@ -222,8 +222,12 @@ def to_toml(options: Any) -> str:
     lines = []
     for name, value in dataclasses.asdict(options).items():
         if value is not None:
-            # JSON's numbers, strings, booleans and lists are TOML's.
-            lines.append(f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+            # JSON's numbers, strings, booleans and lists are TOML's, but for what follows.
+            text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+            text = text.replace("\x7f", "\\u007f")
+            if not isinstance(value, str):
+                text = text.replace("Infinity", "inf").replace("NaN", "nan")
+            lines.append(f"{name} = {text}")
     return "\n".join(lines) + "\n"
 
 

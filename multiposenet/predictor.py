@@ -152,13 +152,15 @@ def to_array(image: Picture) -> np.ndarray:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"a picture tensor must be [3, H, W], got {list(image.shape)}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"a picture tensor must be uint8, or floating point in [0, 1], got {image.dtype}")
         if image.is_floating_point():
             image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
         return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"a picture array must be [H, W, 3] uint8 RGB, got {list(image.shape)} {image.dtype}")
-        return image
+        return np.ascontiguousarray(image)  # what is mirrored by a view, or BGR turned round, is no tensor
     if is_url(image):
         return fetch_picture(str(image))
     return load_picture(image)

@@ -10,6 +10,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+USUAL_SIGMA = 0.07
+"""About the mean of COCO's OKS sigmas; for skeletons that have none."""
+
 _FIELDS = {"name", "keypoints", "flip_pairs", "limbs", "oks_sigmas"}
 
 
@@ -71,6 +74,14 @@ class Skeleton:
         for left, right in self.flip_pairs:
             indices[left], indices[right] = right, left
         return indices
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """[K] how far off a keypoint may be, a share of the person's size: ``oks_sigmas``, or ``USUAL_SIGMA`` for all.
+
+        To tell near from far; a skeleton without sigmas is not *scored* by these unless somebody says so.
+        """
+        return self.oks_sigmas or (USUAL_SIGMA,) * self.num_keypoints
 
     def index(self, keypoint: str) -> int:
         """Position of a keypoint by name; ValueError lists the names that exist."""

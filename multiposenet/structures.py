@@ -118,10 +118,12 @@ class PersonBoxes:
 
     @classmethod
     def given(cls, boxes: PersonBoxes | np.ndarray | Tensor) -> PersonBoxes:
-        """Boxes [P, 4] that somebody is sure of, or what is such an object already."""
+        """Boxes [P, 4] that somebody is sure of, or what is such an object already; ValueError if not finite."""
         if isinstance(boxes, PersonBoxes):
             return boxes
         array = np.asarray(boxes, np.float32).reshape(-1, 4)
+        if not np.isfinite(array).all():
+            raise ValueError(f"boxes must be finite numbers, got {array[~np.isfinite(array).all(1)][0].tolist()}")
         return cls(array, np.ones(len(array), np.float32))
 
 

@@ -15,7 +15,7 @@ from multiposenet.decode.grouping import PoseResidualGrouping
 from multiposenet.decode.views import View
 from multiposenet.heatmap import HeatmapCodec
 from multiposenet.skeletons import Skeleton
-from multiposenet.structures import MultiPoseNetOutputs
+from multiposenet.structures import Detections, MultiPoseNetOutputs
 
 DOLL = Skeleton("doll", ("head", "left_hand", "right_hand", "feet"), flip_pairs=((1, 2),))
 SIZE = (192, 256)
@@ -101,6 +101,21 @@ def test_an_empty_picture_between_full_ones_has_nobody():
     found = decoder()(outputs_of([(KEYPOINTS, BOXES), nobody, (KEYPOINTS[:1], BOXES[:1])]))
     assert [len(poses) for poses in found] == [3, 0, 1]
     assert_same_people(found[2], 0.1, KEYPOINTS[:1], BOXES[:1])
+
+
+def test_a_crowd_that_is_asked_for_or_given_has_a_peak_for_everybody():
+    size = (480, 480)
+    places = torch.stack(torch.meshgrid(torch.arange(8), torch.arange(8), indexing="xy"), -1).reshape(-1, 1, 2) * 60.0
+    keypoints = places + torch.tensor([[20.3, 10.8], [30.1, 25.4], [10.7, 25.2], [20.6, 48.9]])
+    boxes = torch.cat([places[:, 0] + 4, places[:, 0] + 56], dim=1)
+    outputs = outputs_of([(keypoints, boxes)], size)
+    asked = decoder().limited(max_people=64)
+    assert int(asked.find([View(outputs)])[0].valid.sum()) == 4 * 64
+    assert int(decoder().find([View(outputs)])[0].valid.sum()) == 4 * 32
+    given = Detections(boxes[None], torch.ones(1, 64), torch.ones(1, 64, dtype=torch.bool))
+    (poses,) = decoder().from_views([View(outputs)], given)
+    order = (poses.boxes[:, 1] * 1000 + poses.boxes[:, 0]).argsort()
+    assert_close(poses.keypoints[order], keypoints, atol=0.3, rtol=0)
 
 
 def test_poses_know_their_skeleton_and_the_size_of_the_image():

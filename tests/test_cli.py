@@ -335,6 +335,16 @@ def test_an_unreachable_address_asks_whether_the_machine_is_online(load, capsys)
     assert "online" in error
 
 
+def test_a_malformed_address_costs_only_itself_and_spaces_are_fetched_as_browsers_do(server, load, capsys):
+    address, folder = server
+    write_picture(folder / "my pictüre.png")
+    bad = "http://127.0.0.1:abc/a.jpg"
+    assert cli.main(["predict", bad, f"{address}/my pictüre.png", f"{address}/my%20pict%C3%BCre.png"], load) == 1
+    captured = capsys.readouterr()
+    assert f"failed: {bad}: no address that can be asked" in captured.err
+    assert "2 pictures; 1 could not be read" in captured.out
+
+
 def test_a_download_beyond_the_limit_is_refused(server):
     address, folder = server
     (folder / "huge.jpg").write_bytes(b"0" * 5000)

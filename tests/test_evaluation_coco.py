@@ -462,6 +462,16 @@ def test_a_predictor_of_other_keypoints_is_refused_before_it_runs():
     assert predictor.batches == []
 
 
+def test_a_skeleton_without_sigmas_needs_a_default_before_anything_runs():
+    truth = random_truth(2)
+    predictor, pictures = KnowingPredictor(truth), TruthfulPictures(truth)
+    predictor.skeleton = pictures.skeleton = dataclasses.replace(COCO_PERSON, oks_sigmas=None)
+    with pytest.raises(ValueError, match="has no oks_sigmas"):
+        evaluate_predictor(predictor, pictures)
+    assert predictor.batches == []
+    assert evaluate_predictor(predictor, pictures, default_oks_sigmas=0.05).metrics["AP"] == 1.0
+
+
 def test_a_missed_person_lowers_the_score_of_a_picture_and_a_picture_without_labels_has_none():
     truth = random_truth(11)
     image_id = next(
@@ -469,16 +479,16 @@ def test_a_missed_person_lowers_the_score_of_a_picture_and_a_picture_without_lab
     )
     labels = labels_of(truth, image_id)
     labels = dataclasses.replace(labels, crowd=np.zeros(len(labels), bool))
-    everyone = (labels.visibility > 0).any(axis=1)
+    everyone, sigmas = (labels.visibility > 0).any(axis=1), COCO_PERSON.oks_sigmas
     poses = Poses(
         torch.tensor(labels.keypoints[everyone]), torch.ones(int(everyone.sum()), 17),
         torch.tensor(labels.boxes[everyone]), torch.ones(int(everyone.sum())), COCO_PERSON,
     )  # fmt: skip
-    assert picture_oks(poses, labels) == pytest.approx(1.0)
-    missed = picture_oks(poses[1:], labels)
+    assert picture_oks(poses, labels, sigmas) == pytest.approx(1.0)
+    missed = picture_oks(poses[1:], labels, sigmas)
     assert missed == pytest.approx(1 - 1 / len(poses))
-    assert picture_oks(poses, PersonLabels.empty(17)) is None
-    assert picture_oks(Poses.empty(COCO_PERSON), labels) == 0.0
+    assert picture_oks(poses, PersonLabels.empty(17), sigmas) is None
+    assert picture_oks(Poses.empty(COCO_PERSON), labels, sigmas) == 0.0
 
 
 def test_a_clean_evaluation_warns_of_nothing():

@@ -313,6 +313,18 @@ def test_a_box_without_any_peak_is_a_person_of_guesses_with_a_tiny_score():
     assert 0 < float(people.scores) <= 0.05
 
 
+@pytest.mark.parametrize("keypoints", [1, 25])
+def test_a_guess_scores_little_also_where_one_softmax_goes_over_all_maps(keypoints):
+    def certain(crops: torch.Tensor) -> torch.Tensor:
+        answer = torch.zeros_like(crops)
+        answer[:, 0, 3, 2] = 1.0  # everything on one cell of one map
+        return answer
+
+    grouping = PoseResidualGrouping(certain, GRID, fallback_weight=0.05, full_score=1 / keypoints)
+    people = group(grouping, peaks_of([[] for _ in range(keypoints)]), boxes_of([BOX]))
+    assert float(people.keypoint_scores.max()) == pytest.approx(0.05)
+
+
 def test_empty_slots_have_no_score_whatever_lies_in_them():
     peaks, detections = random_scene(pictures=4)
     scores = group(random_grouping(), peaks, dataclasses.replace(detections, scores=torch.ones(4, 6))).scores

@@ -348,6 +348,15 @@ def test_every_backbone_gives_four_stages_of_which_each_halves_the_one_before(na
     assert [stage.shape[1] for stage in stages] == backbone.channels
 
 
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if spec.published is not None])
+def test_every_backbone_with_published_weights_takes_torchvision_s_whole_file(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = BACKBONES[name].build()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = Backbone(name, tmp_path / "w.pth").state_dict()
+    assert_close(ours, {key: value for key, value in theirs.state_dict().items() if key in ours}, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["resnet16_w32", "mobilenet_v3_small"])
 def test_recomputing_activations_changes_neither_gradients_nor_statistics(name):
     def gradients(recompute: bool) -> tuple[list[torch.Tensor], dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -199,12 +200,17 @@ def test_a_missing_file_is_an_error_that_names_it(capsys):
 
 @pytest.mark.parametrize(
     "options",
-    [Brew(), Brew("black", 0.1, 9, True, 95, (), ("Zoë", 'the "guest"', "back\\slash"))],
+    [Brew(), Brew("black", 0.1, 9, True, 95, (), ("Zoë", 'the "guest"', "back\\slash", "\U0001f4f7", "\x7f"))],
     ids=["defaults", "everything else"],
 )
 def test_options_survive_the_way_through_toml(tmp_path, options):
     file = write(tmp_path / "o.toml", to_toml(options))
     assert Brew(**read_options_file(Brew, file)) == options
+
+
+def test_infinity_survives_the_way_through_toml(tmp_path):
+    file = write(tmp_path / "o.toml", to_toml(Brew(grams=math.inf)))
+    assert Brew(**read_options_file(Brew, file)).grams == math.inf
 
 
 def test_a_written_file_leaves_out_what_is_none():

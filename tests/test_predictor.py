@@ -197,11 +197,19 @@ def test_a_photo_taken_sideways_is_turned_upright_first(tmp_path):
         (np.zeros((48, 64, 3), np.float32), r"\[H, W, 3\] uint8 RGB, got .* float32"),
         (torch.zeros(48, 64, 3), r"\[3, H, W\], got \[48, 64, 3\]"),
         (torch.zeros(2, 3, 48, 64), r"\[3, H, W\], got \[2, 3, 48, 64\]"),
+        (torch.zeros(3, 48, 64, dtype=torch.int64), r"uint8, or floating point in \[0, 1\], got torch\.int64"),
+        (torch.zeros(3, 48, 64, dtype=torch.bool), r"uint8, or floating point in \[0, 1\], got torch\.bool"),
     ],
 )
 def test_an_array_that_is_no_picture_is_an_error_that_says_what_was_expected(image, message):
     with pytest.raises(ValueError, match=message):
         spot_predictor()([image])
+
+
+@pytest.mark.parametrize("turned", [np.s_[..., ::-1], np.s_[:, ::-1], np.s_[::2, ::2]])
+def test_an_array_may_be_a_view_of_another(turned):
+    array = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)[turned]
+    np.testing.assert_array_equal(torch.from_numpy(to_array(array)).numpy(), array)
 
 
 def test_a_missing_file_is_an_error_that_names_it():
@@ -275,6 +283,17 @@ def test_given_boxes_replace_the_detector_s():
     (poses,) = spot_predictor()(picture(*size), boxes=[wide.numpy()])
     assert_close(poses.boxes, wide, atol=1e-3, rtol=0)
     assert_close(poses.keypoints, spots_at(*size)[None], atol=0.004 * 420, rtol=0)
+
+
+@pytest.mark.parametrize("edge", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_refused_before_anything_looks_into_them(edge):
+    with pytest.raises(ValueError, match=r"boxes must be finite numbers, got \[0\.0, 0\.0, (nan|inf), 10\.0\]"):
+        spot_predictor()(BLACK, boxes=[np.array([[1, 2, 3, 4], [0, 0, edge, 10]])])
+
+
+def test_a_given_box_stays_as_it_is_also_beyond_the_picture():
+    (poses,) = spot_predictor()(picture(100, 150), boxes=[np.array([[-10.0, -5, 170, 120]])])
+    assert_close(poses.boxes, torch.tensor([[-10.0, -5, 170, 120]]), atol=1e-3, rtol=0)
 
 
 def test_no_given_boxes_are_nobody_and_others_have_as_many_people_as_boxes():

@@ -228,6 +228,23 @@ def test_another_method_s_predictor_is_a_detector_whose_boxes_are_those_of_its_o
         assert (np.diff(own.scores) <= 0).all()
 
 
+@pytest.mark.parametrize("options", [{"scales": (0.5, 1.0)}, {"image_size": 64}])
+def test_a_detector_s_boxes_are_those_of_its_first_scale_and_end_with_the_picture(options):
+    torch.manual_seed(0)
+    method = build_method("multiposenet_lite")
+    logits = method.model.detection_subnet.heads.classification_head.cls_logits
+    nn.init.normal_(logits.weight, std=0.05)
+    nn.init.zeros_(logits.bias)
+    images = [np.random.default_rng(3).integers(0, 256, size, dtype=np.uint8) for size in ((70, 150, 3), (150, 101, 3))]
+    found = PosePredictor(method, "cpu", **{"image_size": 128} | options).find_boxes(images)
+    small = PosePredictor(method, "cpu", image_size=64)
+    for image, own, alone, poses in zip(images, found, small.find_boxes(images), small(images), strict=True):
+        np.testing.assert_allclose(own.boxes, alone.boxes, atol=1e-3)
+        for boxes in (own.boxes, poses.boxes.numpy()):
+            assert boxes[:, 3].max() == image.shape[0]  # the network saw more rows, as canvases are whole cells
+            assert boxes[:, 2].max() == image.shape[1]
+
+
 def test_a_detector_is_loaded_only_when_it_is_needed(monkeypatch):
     loaded = []
 

@@ -45,8 +45,11 @@ class ChainDecoder:
 
     def from_views(self, views: Sequence[View], boxes: Detections | None = None) -> list[Poses]:
         """People of each picture that several views agree on, in pixels of the first; ``boxes`` replace the found."""
-        peaks, detections = self.find(views)
-        return self.poses(peaks, detections if boxes is None else boxes, views)
+        if boxes is None:
+            return self.poses(*self.find(views), views)
+        people = boxes.valid.shape[1]
+        peaks, _ = replace(self, codec=self.codec.for_people(people)).find(views)
+        return self.poses(peaks, boxes, views)
 
     def find(self, views: Sequence[View]) -> tuple[Peaks, Detections]:
         """Peaks and person boxes of one view, or those that several agree on, in pixels of the first."""
@@ -56,7 +59,7 @@ class ChainDecoder:
         """The same decoder with other limits; None keeps what it has."""
         changes = {"score_threshold": box_threshold, "max_people": max_people}
         given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, boxes=replace(self.boxes, **given))
+        return replace(self, boxes=replace(self.boxes, **given), codec=self.codec.for_people(max_people or 0))
 
     def detect(self, outputs: MultiPoseNetOutputs) -> tuple[Peaks, Detections]:
         """Peaks and person boxes in pixels of the network's input."""

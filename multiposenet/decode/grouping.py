@@ -205,7 +205,7 @@ class PoseResidualGrouping:
             guessed = _guessed_by_legacy(seen.near.any(-1), seen.picture, len(peaks.scores))
             guess = torch.where(guessed[..., None], guess, 0.0)
         deciding = None if self.weigh_peaks else mass
-        guess_scores = self.fallback_weight * best / self.full_score
+        guess_scores = self.fallback_weight * (best / self.full_score).clamp(max=1)
         return PairScores(seen.picture, seen.slot, scores, guess, guess_scores, deciding, grids=seen)
 
     def look(self, peaks: Peaks, detections: Detections) -> PersonGrids:

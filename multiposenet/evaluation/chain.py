@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from multiposenet.distributed import gather_lists, is_first, rank, share_from_first, world_size
-from multiposenet.evaluation.coco import evaluate_coco
+from multiposenet.evaluation.coco import evaluate_coco, sigmas_of
 from multiposenet.evaluation.ground_truth import person_category_id, truth_from_labels
 from multiposenet.evaluation.oks import picture_oks
 from multiposenet.skeletons import Skeleton
@@ -84,6 +84,7 @@ def evaluate_predictor(
     keep: int = 0,
     progress: bool = False,
     boxes: Callable[[Sample], np.ndarray | PersonBoxes] | None = None,
+    default_oks_sigmas: float | Sequence[float] | None = None,
 ) -> ChainEvaluation:
     """Runs a predictor over a dataset, each picture read once, and scores it by COCO's rules.
 
@@ -103,15 +104,17 @@ def evaluate_predictor(
         progress: shows a bar on a terminal.
         boxes: where the people of a picture are, instead of where the predictor finds them; e.g.
             ``box_sources.label_boxes``.
+        default_oks_sigmas: see :func:`multiposenet.evaluation.coco.evaluate_coco`.
 
     Raises:
-        ValueError: predictor and dataset have different keypoints, or the dataset is empty.
+        ValueError: predictor and dataset have different keypoints, there are no OKS sigmas, or the dataset is empty.
     """
     if predictor.skeleton.keypoints != dataset.skeleton.keypoints:
         raise ValueError(
             f"the predictor finds the keypoints of skeleton {predictor.skeleton.name!r}, the dataset is annotated "
             f"with those of {dataset.skeleton.name!r}; evaluate on a dataset with the predictor's keypoints"
         )
+    oks_sigmas, _ = sigmas_of(dataset.skeleton, default_oks_sigmas)
     if len(dataset) == 0:
         raise ValueError("the dataset has no pictures to evaluate")
     category_id = 1 if ground_truth is None else person_category_id(ground_truth, dataset.skeleton)
@@ -135,7 +138,7 @@ def evaluate_predictor(
         for sample, poses in zip(samples, found, strict=True):
             labels[sample.image_id] = sample.labels
             predictions += poses.to_coco_results(sample.image_id, category_id)
-            score = picture_oks(poses, sample.labels)
+            score = picture_oks(poses, sample.labels, oks_sigmas)
             if score is not None:
                 picture_scores[sample.image_id] = score
                 worst.offer(sample, poses, score)
@@ -151,7 +154,9 @@ def evaluate_predictor(
     if is_first():
         if ground_truth is None:
             ground_truth = truth_from_labels(labels, dataset.skeleton)
-        metrics = evaluate_coco(ground_truth, predictions, dataset.skeleton, labels)
+        metrics = evaluate_coco(
+            ground_truth, predictions, dataset.skeleton, labels, default_oks_sigmas=default_oks_sigmas
+        )
     metrics = share_from_first(metrics)
     _lap(timings, "score", mark)
     for stage, seconds in getattr(predictor, "timings", {}).items():

@@ -127,7 +127,7 @@ def peak_owners(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> np.nd
     Args:
         peaks: of one picture, [1, K, M, 2].
         labels: its people, in the same pixels; crowds own nothing.
-        skeleton: its ``oks_sigmas`` say what is near.
+        skeleton: its ``reach`` says what is near.
     """
     valid = peaks.valid[0].cpu().numpy()
     xy = peaks.xy[0].cpu().double().numpy()
@@ -139,7 +139,7 @@ def peak_owners(peaks: Peaks, labels: PersonLabels, skeleton: Skeleton) -> np.nd
         similarity = keypoint_similarity(
             torch.from_numpy((offsets**2).sum(-1)),
             torch.from_numpy(labels.areas[people].astype(np.float64)),
-            torch.tensor(skeleton.oks_sigmas[number], dtype=torch.float64),
+            torch.tensor(skeleton.reach[number], dtype=torch.float64),
         ).numpy()
         person[number, slots] = np.append(people, -1)[_owners(similarity, LEAST_SIMILARITY)]
     return person

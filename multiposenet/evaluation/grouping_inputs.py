@@ -267,7 +267,7 @@ def best_poses(given: GroupingInput, prior: GaussianPrior, skeleton: Skeleton) -
     Args:
         given: the input.
         prior: fitted to training labels.
-        skeleton: its ``oks_sigmas`` say what similar is.
+        skeleton: its ``reach`` says what similar is.
     """
     n, people, num_keypoints = given.labelled.shape
     found = (given.box_of >= 0) & given.labelled.any(-1)
@@ -277,7 +277,7 @@ def best_poses(given: GroupingInput, prior: GaussianPrior, skeleton: Skeleton) -
     own = given.peaks.xy.gather(2, at).transpose(1, 2)
     keypoints = torch.where((given.peak_of >= 0)[..., None], own, guess)
     similarity = keypoint_similarity(
-        (keypoints - given.truth).square().sum(-1), given.areas[..., None], keypoints.new_tensor(skeleton.oks_sigmas)
+        (keypoints - given.truth).square().sum(-1), given.areas[..., None], keypoints.new_tensor(skeleton.reach)
     )
     scores = (similarity * given.labelled).sum(-1) / given.labelled.sum(-1).clamp(min=1)
     return BestPoses(keypoints, torch.where(found, scores, 0.0), found)

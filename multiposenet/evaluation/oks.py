@@ -97,21 +97,20 @@ def keypoint_similarity(squared_distances: Tensor, areas: Tensor, oks_sigmas: Te
     return (-squared_distances / (2 * areas.clamp(min=1e-6) * (2 * oks_sigmas) ** 2)).exp()
 
 
-def picture_oks(poses: Poses, labels: PersonLabels) -> float | None:
+def picture_oks(poses: Poses, labels: PersonLabels, oks_sigmas: Sequence[float]) -> float | None:
     """How well one picture was solved: mean similarity over its annotated people, a missed person counting 0.
 
     Poses and people are paired one to one so that the sum of similarities is largest. Surplus poses cost nothing
     here: this orders pictures for looking at, it is no replacement for AP.
 
     Args:
-        poses: the people found; their skeleton must have ``oks_sigmas``.
+        poses: the people found.
         labels: the people annotated; crowds and people without labelled keypoints do not take part.
+        oks_sigmas: [K].
 
     Returns:
         A number in [0, 1], or None when the picture has no annotated keypoints to compare with.
     """
-    if poses.skeleton.oks_sigmas is None:
-        raise ValueError(f"skeleton {poses.skeleton.name!r} has no oks_sigmas; similarity is undefined without them")
     compared = (labels.visibility > 0).any(axis=1) & ~labels.crowd
     if not compared.any():
         return None
@@ -120,7 +119,7 @@ def picture_oks(poses: Poses, labels: PersonLabels) -> float | None:
         labels.keypoints[compared],
         labels.visibility[compared],
         labels.areas[compared],
-        poses.skeleton.oks_sigmas,
+        oks_sigmas,
     )
     rows, columns = linear_sum_assignment(similarity, maximize=True)
     return float(similarity[rows, columns].sum() / compared.sum())

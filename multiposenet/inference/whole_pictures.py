@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from multiposenet.data.transforms import letterbox_image
 from multiposenet.decode.views import View
-from multiposenet.geometry import CropWindow
+from multiposenet.geometry import CropWindow, clip_boxes
 from multiposenet.inference.settings import RunnerSettings
 from multiposenet.structures import Detections, PersonBoxes, Poses, TensorFields
 
@@ -68,7 +68,10 @@ class WholePictures:
                 known = _as_detections([_into_crop(boxes[i], windows[i]) for i in indices], self.settings.device)
             views = self._views([pictures[i] for i in indices], known)
             for index, poses in zip(indices, self._decode(views, known), strict=True):
-                results[index] = to_picture(poses, windows[index], pictures[index].shape[:2])
+                size = pictures[index].shape[:2]
+                poses = to_picture(poses, windows[index], size)
+                # A canvas is larger than its picture; boxes that were given stay as they are.
+                results[index] = poses if known is not None else replace(poses, boxes=clip_boxes(poses.boxes, size))
         return results
 
     def canvases(self, pictures: Sequence[np.ndarray]) -> Iterator[Canvas]:
@@ -101,6 +104,7 @@ class WholePictures:
             for row, index in enumerate(indices):
                 valid = found.valid[row]
                 boxes = windows[index].boxes_to_image(found.boxes[row, valid])
+                boxes = clip_boxes(boxes, pictures[index].shape[:2])
                 results[index] = PersonBoxes(boxes.numpy(), found.scores[row, valid].numpy())
         return results
 
@@ -133,7 +137,7 @@ class WholePictures:
 
     @torch.inference_mode()
     def _boxes_of_canvas(self, pictures: list[np.ndarray]) -> Detections:
-        images = self._images(pictures, self.settings.image_size)
+        images = self._images(pictures, self.settings.sizes[0])
         with self.settings.network():
             return self.detect(self.model, self.decoder, images).to("cpu")
 

@@ -173,7 +173,7 @@ class Backbone(nn.Module):
 
 
 def trained_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
-    """A network's trained weights without its classifier, under torchvision's names.
+    """A network's trained weights without its classifier and what else comes after the cut, under torchvision's names.
 
     Args:
         name: one of ``BACKBONES``.
@@ -202,4 +202,9 @@ def trained_tensors(name: str, weights: str | Path) -> dict[str, Tensor]:
     part = "backbone."
     if own := {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}:
         return own
-    return {key: value for key, value in tensors.items() if not key.startswith(("fc.", "classifier.", "conv5."))}
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        network = spec.build()
+    kept = tuple(f"{module}." for stage in spec.stages for module in stage)
+    beyond = {key for key in network.state_dict() if not key.startswith(kept)}
+    return {key: value for key, value in tensors.items() if key not in beyond}
