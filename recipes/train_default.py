@@ -182,7 +182,7 @@ STEEPNESS = 9.2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 2.5 GB")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs, about 5.5 GB")
     parser.add_argument(
         "--labels", type=Path, required=True, help="folder with COCO's annotations/; no pictures"
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the top-down weights that ship with the package, from nothing but seeds.
+"""Makes the top-down weights that ship with the package, from seeds and the backbone of the bottom-up ones.
 
     python recipes/train_topdown.py --work DIR
 
