@@ -206,7 +206,7 @@ class Trainer:
             validate_every: epochs between validations; the last epoch is always validated.
 
         Raises:
-            FloatingPointError: the loss is not finite; the batch's pictures are in ``not_finite.json``.
+            FloatingPointError: a loss or gradient is not finite; the step's pictures are in ``not_finite.json``.
             OSError: a checkpoint could not be written; earlier ones are intact.
         """
         with _told_to_stop() as stop:
@@ -249,7 +249,8 @@ class Trainer:
     def _take_step(self, batches: Sequence[Any]) -> None:
         """One optimiser step on the mean loss of some batches."""
         self.optimizer.zero_grad(set_to_none=True)
-        step_sums: dict[str, Tensor] = {}
+        totals: list[Tensor] = []
+        own: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             batch = batch.to(self.device, non_blocking=True)
             last = number == len(batches) - 1
@@ -257,16 +258,20 @@ class Trainer:
                 with in_precision(self.precision, self.device):
                     losses = self.losses(batch)
                 loss = torch.stack(list(losses.values())).sum()
-                losses = {"loss": loss, **losses}
-                reported = mean_over_processes(torch.stack([value.detach().float() for value in losses.values()]))
-                if not bool(torch.isfinite(reported[0])):
-                    self._report_not_finite(batch, losses)
                 self.scaler.scale(loss / len(batches)).backward()
-            for name, value in zip(losses, reported / len(batches), strict=True):
-                step_sums[name] = step_sums.get(name, 0) + value
-        if self.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.clip)
+            totals.append(loss.detach())
+            for name, value in {"loss": loss, **losses}.items():
+                own[name] = own.get(name, 0) + value.detach().float() / len(batches)
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        norm = nn.utils.clip_grad_norm_(trained, self.clip or math.inf)
+        # Asked about once a step, for every such question waits for the device.
+        reported = mean_over_processes(torch.stack([*own.values(), norm]))
+        # Scaled gradients may overflow: the scaler leaves such a step out and scales the next one less.
+        asked = reported[:-1] if self.scaler.is_enabled() else reported
+        if not bool(torch.isfinite(asked).all()):
+            what = "gradient" if bool(torch.isfinite(reported[:-1]).all()) else "loss"
+            self._report_not_finite(what, batches, totals, own, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -275,7 +280,7 @@ class Trainer:
             self.average.update_parameters(self.model)
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
-        for name, value in step_sums.items():
+        for name, value in zip(own, reported[:-1], strict=True):
             self.sums[name] = self.sums.get(name, 0) + value
 
     @property
@@ -288,16 +293,27 @@ class Trainer:
             return list(own)
         return (mean_over_processes(torch.tensor(own, dtype=torch.float32, device=self.device)) > 0).tolist()
 
-    def _report_not_finite(self, batch: Any, losses: dict[str, Tensor]) -> None:
-        parts = {name: float(value.detach()) for name, value in losses.items()}
-        names = list(getattr(batch, "names", ()))
+    def _report_not_finite(
+        self, what: str, batches: Sequence[Any], totals: Sequence[Tensor], losses: dict[str, Tensor], norm: Tensor
+    ) -> None:
+        """Ends a step before it is taken, by ``what`` is not finite in it.
+
+        Args:
+            batches: of this process; totals: the loss of each.
+            losses: their means, by name.
+            norm: the gradient's.
+        """
+        parts = {name: float(value) for name, value in losses.items()}
+        # A loss tells whose it is; a gradient is everybody's.
+        guilty = [batch for batch, total in zip(batches, totals, strict=True) if not math.isfinite(total)] or batches
+        names = [name for batch in guilty for name in getattr(batch, "names", ())]
         # Every process has its own pictures; whose they are decides about the file's name.
         path = self.folder / (NOT_FINITE if is_first() else f"process{rank()}_{NOT_FINITE}")
-        content = {"epoch": self.epoch, "step": self.step, "losses": parts, "pictures": names}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = {"epoch": self.epoch, "step": self.step, "losses": parts, "gradient_norm": float(norm)}
+        path.write_text(json.dumps(content | {"pictures": names}, indent=1) + "\n", encoding="utf-8")
         raise FloatingPointError(
-            f"loss is not finite at step {self.step}: {parts}; pictures: {', '.join(names)} (also in {path}); "
-            f"the last checkpoint is as it was"
+            f"{what} is not finite at step {self.step}: {parts}, gradient norm {float(norm)}; "
+            f"pictures: {', '.join(names)} (also in {path}); the last checkpoint is as it was"
         )
 
     def _finish_epoch(self, figures: dict[str, float], epochs: int, validated: bool) -> None:

@@ -366,6 +366,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_losses_and_pictu
     assert (again.epoch, again.step) == (1, 4)
 
 
+def endless_slope(run: Trainer, picture: str) -> Trainer:
+    """Gives the batch that begins with this picture a loss of 0 more, whose gradient is no number."""
+    compute = run.losses.compute
+
+    def with_a_root(model: nn.Module, batch: ToyBatch) -> dict[str, Tensor]:
+        root = (0 * model.head.weight.sum()).abs().sqrt()
+        return compute(model, batch) | {"root": root if batch.names[0] == picture else root.detach()}
+
+    run.losses.compute = with_a_root
+    return run
+
+
+@pytest.mark.parametrize("clip", [0.0, 10.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_step_and_names_that_step_s_pictures(
+    tmp_path, clip, precision
+):
+    def run() -> Trainer:
+        return endless_slope(trainer(tmp_path, save_seconds=0.0, clip=clip, precision=precision), "1-1-0.png")
+
+    first = run()
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 4: .*norm nan; .*1-1-0\.png, 1-1-1"):
+        first.fit(batches, 2)
+    assert all(bool(torch.isfinite(p).all()) for p in first.model.parameters())
+    written = json.loads((tmp_path / NOT_FINITE).read_text())
+    assert (written["step"], math.isnan(written["gradient_norm"])) == (4, True)
+    assert math.isfinite(written["losses"]["loss"])
+    assert written["pictures"] == [f"1-1-{row}.png" for row in range(6)]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in load_tensors(tmp_path / LAST)[0].values())
+    again = run()
+    again.resume(tmp_path)
+    assert all(bool(torch.isfinite(p).all()) for p in again.model.parameters())
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 4: "):
+        again.fit(batches, 2)
+
+
+def test_of_a_step_of_several_passes_the_one_with_the_loss_is_named_but_a_gradient_is_of_all(tmp_path):
+    def poisoned(epoch: int, first_step: int) -> Iterator[ToyBatch]:
+        for i, batch in enumerate(batches(epoch, first_step, count=4)):
+            yield ToyBatch(batch.inputs * (math.inf if i == 3 else 1), batch.answers, batch.names)
+
+    with pytest.raises(FloatingPointError, match="loss is not finite at step 1"):
+        trainer(tmp_path / "loss", passes=2).fit(poisoned, 1)
+    written = json.loads((tmp_path / "loss" / NOT_FINITE).read_text())
+    assert written["pictures"] == [f"0-3-{row}.png" for row in range(6)]
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 1"):
+        endless_slope(trainer(tmp_path / "slope", passes=2), "0-3-0.png").fit(
+            lambda epoch, first_step: batches(epoch, first_step, count=4), 1
+        )
+    written = json.loads((tmp_path / "slope" / NOT_FINITE).read_text())
+    assert written["pictures"] == [f"0-{i}-{row}.png" for i in (2, 3) for row in range(6)]
+
+
+def test_scaled_gradients_that_overflow_cost_a_step_and_not_the_run(tmp_path):
+    run = endless_slope(trainer(tmp_path, precision="fp16", clip=10.0), "0-1-0.png")
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # the usual one is too much for a first step
+    taken = []
+    run.optimizer.register_step_post_hook(lambda *_: taken.append(run.step))
+    run.fit(batches, 1)
+    assert (run.step, taken) == (3, [0, 2])
+    assert run.scaler.get_scale() == 4.0
+    assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+
+
 def test_data_that_gives_no_batch_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="gave no batch"):
         trainer(tmp_path).fit(lambda *_: iter(()), 1)
