@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -225,7 +225,13 @@ class Trainer:
                     figures["validate_seconds"] = time.perf_counter() - start
                 if isinstance(self.schedule, ReduceLROnPlateau):
                     self.schedule.step(figures["loss"])
-                self._finish_epoch(figures, epochs, bool(validated))
+                saved = self._finish_epoch(figures, epochs, bool(validated))
+                # Told to stop while it was validated or saved: after the last epoch no step would notice.
+                (stopped,) = self._agreed(stop.is_set())
+                if stopped:
+                    if not saved:
+                        self._save(figures)
+                    self._leave()
 
     @property
     def _out_of_patience(self) -> bool:
@@ -240,11 +246,14 @@ class Trainer:
             if stopped or due:
                 self._save()
             if stopped:
-                print(f"stopped by a signal at step {self.step}; go on with --resume {self.folder}", flush=True)
-                sys.exit(STOPPED_BY_SIGNAL)
+                self._leave()
         if self.steps_done == 0:
             raise ValueError("the training data gave no batch; there are fewer pictures than one batch needs")
         return {name: float(value) / self.steps_done for name, value in self.sums.items()}
+
+    def _leave(self) -> NoReturn:
+        print(f"stopped by a signal at step {self.step}; go on with --resume {self.folder}", flush=True)
+        sys.exit(STOPPED_BY_SIGNAL)
 
     def _take_step(self, batches: Sequence[Any]) -> None:
         """One optimiser step on the mean loss of some batches."""
@@ -316,7 +325,8 @@ class Trainer:
             f"pictures: {', '.join(names)} (also in {path}); the last checkpoint is as it was"
         )
 
-    def _finish_epoch(self, figures: dict[str, float], epochs: int, validated: bool) -> None:
+    def _finish_epoch(self, figures: dict[str, float], epochs: int, validated: bool) -> bool:
+        """Logs an epoch, and saves where it is time to; whether it was."""
         goal = figures.get(self.goal)
         better = goal is not None and goal > self.best
         if validated:
@@ -339,6 +349,7 @@ class Trainer:
                 print(f"stopped: {self.patience} validations without a better {self.goal} than {self.best:.4g}")
         if due:
             self._save(figures)
+        return due
 
     def _save_weights(self, name: str, figures: dict[str, float]) -> None:
         facts = self.metadata | {"epoch": self.epoch, "step": self.step, "figures": _rounded(figures)}

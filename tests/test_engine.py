@@ -215,6 +215,31 @@ def test_a_run_stopped_by_a_signal_in_the_middle_of_an_epoch_goes_on_bit_for_bit
         }
 
 
+@pytest.mark.parametrize("validate_every", [1, 2])
+def test_a_signal_during_the_last_validation_is_not_forgotten(tmp_path, validate_every):
+    def validate(_: nn.Module) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return {"AP": 0.5}
+
+    with pytest.raises(SystemExit) as stop:
+        trainer(tmp_path, validate=validate).fit(batches, 2, validate_every)
+    assert stop.value.code == 143
+    resumed = trainer(tmp_path)
+    resumed.resume(tmp_path)
+    assert (resumed.epoch, resumed.steps_done, resumed.best) == (validate_every, 0, 0.5)
+
+
+def test_a_signal_at_the_end_of_an_epoch_that_is_not_saved_for_itself_saves_it(tmp_path):
+    def watch(*_) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, watch=watch).fit(batches, 2)
+    resumed = trainer(tmp_path)
+    resumed.resume(tmp_path)
+    assert (resumed.epoch, resumed.step, resumed.steps_done) == (1, 3, 0)
+
+
 def test_outside_a_training_a_signal_does_what_it_did_before(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     trainer(tmp_path).fit(batches, 1)

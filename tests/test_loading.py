@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -104,3 +111,69 @@ def test_loading_leaves_the_training_s_own_dice_alone():
     list(loader)
     assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(loader.dataset, DrawnPictures)
+
+
+# --- workers and who may stop them
+
+
+class ProcessNumbers(Dataset):
+    """Examples that are the numbers of the processes that made them."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(os.getpid())
+
+
+LEAVES_WITH_BATCHES_LEFT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_loading import EpochBatches, ProcessNumbers, open_loader, torch
+
+if __name__ == "__main__":
+    rest = iter(open_loader(ProcessNumbers(), EpochBatches(24, 24, 2, 0, 0), torch.stack, 2))
+    print(*{int(number) for _ in range(2) for number in next(rest)}, flush=True)
+    if sys.argv[2] == "wait":
+        input()
+    sys.exit(143)
+"""
+signals_tell_their_sender = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no sigwaitinfo here")
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def start_a_reader(what: str) -> tuple[subprocess.Popen, list[int]]:
+    """A process with a loader that it has not emptied, and its workers."""
+    command = [sys.executable, "-c", LEAVES_WITH_BATCHES_LEFT, str(Path(__file__).parent), what]
+    reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return reader, [int(number) for number in reader.stdout.readline().split()]
+
+
+@signals_tell_their_sender
+def test_workers_that_somebody_else_tells_to_stop_go_on():
+    batches = iter(open_loader(ProcessNumbers(), EpochBatches(24, 24, 2, seed=0, epoch=0), torch.stack, workers=2))
+    workers = {int(number) for _ in range(2) for number in next(batches)}
+    assert len(workers) == 2
+    subprocess.run(["kill", "-TERM", *map(str, workers)], check=True)
+    assert {int(number) for batch in batches for number in batch} == workers
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="no /proc to look for processes in")
+@pytest.mark.parametrize("what", ["leave", "wait"], ids=["leaves", "is killed"])
+def test_workers_end_with_the_process_that_they_work_for(what):
+    reader, workers = start_a_reader(what)
+    assert len(workers) == 2
+    if what == "wait":
+        reader.kill()
+    assert reader.wait(60) == (-signal.SIGKILL if what == "wait" else 143)
+    end = time.monotonic() + 30  # they look every few seconds
+    while any(map(is_running, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +21,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import load_tensors, save_weights, training_states
+from multiposenet.checkpoint import load_tensors, load_training_state, save_weights, training_states
 from multiposenet.data.arrangements import ARRANGEMENTS
 from multiposenet.data.sources import SYNTHETIC_KINDS, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.methods import PoseMethod, build_method
@@ -318,6 +322,24 @@ def test_resuming_a_run_whose_options_are_damaged_names_the_file(folder, capsys)
 def test_resuming_with_other_options_is_refused_and_says_which(joint):
     with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*leave these out"):
         train_posenet.main(["--train", "joint", *QUICK, "--batch-size", "3", "--resume", str(joint)])
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="workers cannot tell who stops them")
+def test_a_run_whose_workers_are_told_to_stop_with_it_saves_and_can_be_resumed(folder):
+    run = folder / "stopped"
+    argv = ["--train", "keypoints", *QUICK, "--epoch-size", "2000", "--workers", "2", "--save_seconds", "0"]
+    command = [sys.executable, str(ROOT / "train_posenet.py"), *argv, "--out", str(run)]
+    training = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while training.poll() is None and not training_states(run):
+            time.sleep(0.1)
+        os.killpg(training.pid, signal.SIGTERM)
+        printed = training.communicate(timeout=120)[0].decode()
+    finally:
+        training.kill()
+    assert training.returncode == 143, printed
+    step = int(re.search(r"stopped by a signal at step (\d+); go on with --resume", printed).group(1))
+    assert load_training_state(run)["step"] == step
 
 
 def test_resuming_between_the_phases_goes_on_with_the_second(folder, separate, capsys):

@@ -6,6 +6,9 @@ from. That is what lets an interrupted training go on bit for bit.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -131,3 +134,17 @@ def open_loader(
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # or the workers fight over the cores
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(trainer: int) -> None:
+    """Ends this process when the one that trains says so, and nobody else.
+
+    Who stops a training often tells all of its processes (a terminal's group, systemd, torchrun). The one that trains
+    must still get batches until it has saved; then it ends its workers by the same signal, which they must not ignore.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)
