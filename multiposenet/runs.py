@@ -111,12 +111,11 @@ def append_row(path: Path, row: dict) -> None:
     """Appends a row to a CSV file; a column that the file does not have yet makes the file be written anew."""
     columns, rows = _read_rows(path)
     fresh = [name for name in row if name not in columns]
-    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns + fresh)
-        if fresh:
-            writer.writeheader()
-            writer.writerows(rows)
-        writer.writerow(row)
+    if fresh:
+        _write_rows(path, columns + fresh, [*rows, row])
+        return
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, columns).writerow(row)
 
 
 def drop_rows(path: Path, after: int) -> None:
@@ -124,10 +123,14 @@ def drop_rows(path: Path, after: int) -> None:
     columns, rows = _read_rows(path)
     kept = [row for row in rows if int(row["epoch"]) <= after]
     if len(kept) < len(rows):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(kept)
+        _write_rows(path, columns, kept)
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

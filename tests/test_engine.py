@@ -27,7 +27,7 @@ from multiposenet.engine import (
     freeze,
     set_training,
 )
-from multiposenet.runs import append_row, describe_run
+from multiposenet.runs import append_row, describe_run, drop_rows
 from multiposenet.structures import TensorFields
 
 
@@ -356,6 +356,22 @@ def test_a_new_column_in_the_log_leaves_the_old_rows_in_place(tmp_path):
         {"epoch": "2", "loss": "", "AP": "0.1"},
         {"epoch": "3", "loss": "0.25", "AP": "0.2"},
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
+@pytest.mark.parametrize(
+    "write", [lambda log: append_row(log, {"epoch": 3, "AP": 0.1}), lambda log: drop_rows(log, after=1)]
+)
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, write):
+    log = tmp_path / LOG
+    for epoch in (1, 2):
+        append_row(log, {"epoch": epoch, "loss": 0.5})
+    before = log.read_bytes()
+    (tmp_path / f"{LOG}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write(log)
+    assert log.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [LOG]
 
 
 def test_the_description_of_a_run_says_what_it_was_asked_and_with_which_versions(tmp_path):
