@@ -221,7 +221,9 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
 
 
 def save_training_state(state: dict, folder: str | Path, step: int, keep: int = 2) -> Path:
-    """Writes everything that a training needs to go on, atomically, and removes all but the newest ``keep`` files.
+    """Writes everything that a training needs to go on, atomically, and removes older files.
+
+    Of all files there stay this one and the newest others, together ``keep``.
 
     The file is named ``state-<step>-<checksum>.pt``: a PyTorch file of plain values and tensors whose name tells what
     its bytes must be. It gets that name only when all of it is on disk.
@@ -249,7 +251,8 @@ def save_training_state(state: dict, folder: str | Path, step: int, keep: int = 
     for old in folder.glob(f"state-{step:09d}-*.pt"):
         if old != path:
             old.unlink()
-    for old in training_states(folder)[max(1, keep) :]:
+    others = [old for old in training_states(folder) if old != path]
+    for old in others[max(1, keep) - 1 :]:
         old.unlink()
     return path
 
@@ -274,7 +277,7 @@ def load_training_state(folder: str | Path) -> dict:
         raise FileNotFoundError(f"no training state in {folder}; --resume takes the folder of an earlier run")
     for path in files:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest()[:CHECKSUM_DIGITS] == path.stem.rpartition("-")[2]:
+        if hashlib.sha256(content).hexdigest().startswith(_checksum(path)):
             try:
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
@@ -288,6 +291,22 @@ def load_training_state(folder: str | Path) -> dict:
             stacklevel=2,
         )
     raise ValueError(f"{folder}: none of the {len(files)} training states is intact; start from weights instead")
+
+
+def set_damaged_aside(folder: str | Path) -> None:
+    """Renames the training states that :func:`load_training_state` passes over to ``<name>.damaged``.
+
+    As the newest of all they would stay, and good ones be removed instead.
+    """
+    for path in training_states(folder):
+        if sha256(path).startswith(_checksum(path)):
+            return
+        path.rename(path.with_name(f"{path.name}.damaged"))
+
+
+def _checksum(state: Path) -> str:
+    """What its name says that its bytes must have."""
+    return state.stem.rpartition("-")[2]
 
 
 def sha256(path: str | Path) -> str:

@@ -28,6 +28,7 @@ from multiposenet.checkpoint import (
     match_tensors,
     save_training_state,
     save_weights,
+    set_damaged_aside,
 )
 from multiposenet.distributed import is_first, mean_over_processes, rank, share_buffers, wait_for_all, world_size
 from multiposenet.precision import in_precision
@@ -380,6 +381,8 @@ class Trainer:
     def resume(self, folder: Path) -> None:
         """Takes up a run where its newest intact training state left it, in the middle of an epoch or after one.
 
+        States that are damaged are set aside.
+
         Raises:
             FileNotFoundError, ValueError: the folder holds no training state, or one of another model.
         """
@@ -395,7 +398,9 @@ class Trainer:
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.steps_done, self.without_progress = state["steps_done"], state["without_progress"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        wait_for_all()  # until each has read what it needs
         if is_first():
+            set_damaged_aside(folder)
             drop_rows(folder / LOG, after=self.epoch)
 
 

@@ -22,6 +22,7 @@ from multiposenet.checkpoint import (
     match_tensors,
     save_training_state,
     save_weights,
+    set_damaged_aside,
     sha256,
     training_states,
 )
@@ -242,6 +243,26 @@ def test_of_several_training_states_the_newest_is_read_and_old_ones_are_removed(
         save_training_state({"step": step}, tmp_path, step, keep=2)
     assert [path.name[:15] for path in training_states(tmp_path)] == ["state-000000100", "state-000000010"]
     assert load_training_state(tmp_path) == {"step": 100}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_state_just_written_stays_whatever_else_is_there(tmp_path, keep):
+    for step in (7, 8, 9):
+        save_training_state({"step": step}, tmp_path, step, keep=3)
+    written = save_training_state({"step": 3}, tmp_path, 3, keep=keep)
+    assert written.exists()
+    assert [path.name[:15] for path in training_states(tmp_path)] == ["state-000000009", "state-000000003"][2 - keep :]
+
+
+def test_damaged_states_newer_than_a_good_one_are_set_aside_and_count_no_more(tmp_path):
+    files = [save_training_state({"step": step}, tmp_path, step, keep=4) for step in (1, 2, 3, 4)]
+    for damaged in (files[0], files[2], files[3]):
+        damaged.write_bytes(b"nothing")
+    set_damaged_aside(tmp_path)
+    assert training_states(tmp_path) == [files[1], files[0]]
+    aside = sorted(path.name for path in tmp_path.glob("*.damaged"))
+    assert aside == [f"{path.name}.damaged" for path in files[2:]]
+    assert load_training_state(tmp_path) == {"step": 2}
 
 
 def test_a_step_saved_again_is_the_state_that_counts(tmp_path):

@@ -263,6 +263,27 @@ def test_a_damaged_state_makes_a_run_go_on_from_the_one_before(tmp_path):
     assert_close(resumed.model.state_dict(), straight.model.state_dict(), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_state_takes_no_place_of_those_that_are_kept(tmp_path, keep):
+    def interrupted(epoch: int, first_step: int) -> Iterator[ToyBatch]:
+        yield next(batches(epoch, first_step))
+        raise KeyboardInterrupt
+
+    trainer(tmp_path, save_seconds=0.0, keep=3).fit(batches, 2)
+    for damaged in training_states(tmp_path)[:2]:
+        damaged.write_bytes(b"nothing")
+    resumed = trainer(tmp_path, save_seconds=0.0, keep=keep)
+    with pytest.warns(UserWarning, match="the file is damaged"):
+        resumed.resume(tmp_path)
+    assert resumed.step == 4
+    with pytest.raises(KeyboardInterrupt):
+        resumed.fit(interrupted, 2)
+    assert [int(file.name.split("-")[1]) for file in training_states(tmp_path)] == [5, 4][:keep]
+    again = trainer(tmp_path)
+    again.resume(tmp_path)
+    assert again.step == 5
+
+
 def test_only_the_newest_states_are_kept(tmp_path):
     trainer(tmp_path, save_seconds=0.0, keep=3).fit(batches, 3)
     assert len(training_states(tmp_path)) == 3
