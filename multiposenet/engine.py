@@ -373,6 +373,7 @@ class Trainer:
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
                 "scaler": self.scaler.state_dict(),
                 "torch_rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             }
             save_training_state(state, self.folder, self.step, self.keep)
         wait_for_all()
@@ -395,6 +396,9 @@ class Trainer:
         self.schedule.load_state_dict(self.schedule.state_dict() | state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])
+        # Missing in older states, and where a run was begun elsewhere.
+        if self.device.type == "cuda" and state.get("cuda_rng") is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.steps_done, self.without_progress = state["steps_done"], state["without_progress"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}

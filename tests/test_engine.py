@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.testing import assert_close
 
-from multiposenet.checkpoint import load_tensors, training_states
+from multiposenet.checkpoint import load_tensors, load_training_state, save_training_state, training_states
 from multiposenet.engine import (
     BEST,
     LAST,
@@ -238,6 +238,31 @@ def test_a_signal_at_the_end_of_an_epoch_that_is_not_saved_for_itself_saves_it(t
     resumed = trainer(tmp_path)
     resumed.resume(tmp_path)
     assert (resumed.epoch, resumed.step, resumed.steps_done) == (1, 3, 0)
+
+
+def test_what_is_random_on_a_gpu_goes_on_too_where_the_state_knows_it(tmp_path, monkeypatch):
+    numbers = {torch.device("cuda:1"): torch.tensor([3, 1, 4], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: numbers[device])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: numbers.update({device: state}))
+
+    def on_the_gpu(run: Trainer) -> Trainer:
+        run.device = torch.device("cuda:1")
+        return run
+
+    begun = trainer(tmp_path, validate=lambda _: on_the_gpu(begun) and {"AP": 0.5})  # from there on it only saves
+    begun.fit(batches, 1)
+    kept = numbers.pop(begun.device)
+    on_the_gpu(trainer(tmp_path)).resume(tmp_path)
+    assert_close(numbers.pop(begun.device), kept)
+    trainer(tmp_path).resume(tmp_path)
+    assert not numbers
+
+    trainer(tmp_path / "cpu").fit(batches, 1)
+    state = load_training_state(tmp_path / "cpu")
+    for older in (state, {name: value for name, value in state.items() if name != "cuda_rng"}):
+        save_training_state(older, tmp_path / "cpu", state["step"])
+        on_the_gpu(trainer(tmp_path / "cpu")).resume(tmp_path / "cpu")
+        assert not numbers
 
 
 def test_outside_a_training_a_signal_does_what_it_did_before(tmp_path):
