@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import ConcatDataset, Dataset
 
 from multiposenet.box_sources import label_boxes
-from multiposenet.checkpoint import training_states
+from multiposenet.checkpoint import load_weights, training_states
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
@@ -43,7 +43,7 @@ from multiposenet.data.sources import (
     split_names,
 )
 from multiposenet.data.whole_image import SampleSource
-from multiposenet.distributed import is_first, process_group, synchronise_batch_norm, wait_for_all
+from multiposenet.distributed import is_first, process_group, share_from_first, synchronise_batch_norm, wait_for_all
 from multiposenet.engine import (
     BEST,
     LAST,
@@ -349,8 +349,10 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         return open_loader(pictures, batches(epoch, first_step), teaching.collate, options.workers, pin_memory)
 
     trainer.fit(loader, min(options.epochs, options.stop_epoch or options.epochs), options.validate_every)
-    model.load_state_dict(trainer.result.state_dict())
-    return folder / (BEST if (folder / BEST).exists() else LAST)
+    # Another phase goes on from what this one gives, not from where it happened to end.
+    result = share_from_first(folder / (BEST if (folder / BEST).exists() else LAST))
+    load_weights(model, result)
+    return result
 
 
 if __name__ == "__main__":

@@ -177,6 +177,19 @@ def test_separate_training_trains_keypoints_first_and_leaves_them_bit_for_bit_to
     assert after_detection == {"detection_pyramid", "detection_subnet"}
 
 
+def test_the_detector_is_trained_on_the_best_keypoints_not_on_the_last(folder, monkeypatch):
+    figures = iter([0.5, 0.1, 0.3, 0.2])
+    monkeypatch.setattr(train_posenet, "measure_ap", lambda *_: {"AP": next(figures)})
+    run = folder / "best_first"
+    argv = [*QUICK, "--epochs", "2", "--validate_every", "1", "--ema_decay", "0"]
+    result = train_posenet.main([*argv, "--out", str(run)])
+    best, last = run / "keypoints" / "best.safetensors", run / "keypoints" / "last.safetensors"
+    taught = {"backbone", "keypoint_pyramid", "keypoint_subnet"}
+    assert parts_that_differ(best, last) == taught
+    assert parts_that_differ(best, result) == {"detection_pyramid", "detection_subnet"}
+    assert parts_that_differ(run / "detection" / "best.safetensors", result) == set()
+
+
 def test_separate_training_keeps_a_folder_a_phase_and_the_result_above_them(separate):
     assert {file.name for file in separate.iterdir()} == {"keypoints", "detection", "best.safetensors", "options.toml"}
     assert (separate / "best.safetensors").read_bytes() == (separate / "detection" / "best.safetensors").read_bytes()
