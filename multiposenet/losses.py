@@ -65,7 +65,7 @@ class KeypointLoss(nn.Module):
 
     Args:
         codec: draws the target heatmaps.
-        intermediate_weight: weight of each intermediate level's maps.
+        intermediate_weight: weight of each intermediate level's maps; with 0 they learn nothing.
         mask_weight: weight of the person mask's mean error.
         peak_weight: how much more a peak's cell counts than an empty one: W is 1 + ``peak_weight`` x target. 0 is the
             paper's loss; more makes a network from scratch leave the empty map, its first answer, sooner.
@@ -120,11 +120,16 @@ class KeypointLoss(nn.Module):
         def background_error(predicted: Tensor) -> Tensor:
             return error(predicted[:, k + 1 :], background, labelled_cells, cells)
 
+        def every_error(level: Tensor) -> Tensor:
+            # What weighs nothing need not be compared. Yet it takes part: where processes train together, they wait for
+            # every parameter's gradient.
+            if not self.intermediate_weight:
+                return level.float().sum()
+            return keypoint_error(level) + mask_error(level) + background_error(level)
+
         losses = {"heatmaps": keypoint_error(maps), "person_mask": mask_error(maps)}
-        if supervised and self.intermediate_weight:
-            losses["intermediate"] = self.intermediate_weight * sum(
-                keypoint_error(level) + mask_error(level) + background_error(level) for level in supervised
-            )
+        if supervised:
+            losses["intermediate"] = self.intermediate_weight * sum(map(every_error, supervised))
         return losses
 
 

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ TRAINING = [
 ]
 
 
-def train(folder: Path, *launcher: str) -> list[dict[str, str]]:
+def train(folder: Path, *launcher: str, options: Sequence[str] = ()) -> list[dict[str, str]]:
     """Trains by command line; the rows of the log."""
-    command = [sys.executable, *launcher, str(ROOT / "train_posenet.py"), *TRAINING, "--out", str(folder)]
+    command = [sys.executable, *launcher, str(ROOT / "train_posenet.py"), *TRAINING, *options, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -46,6 +47,16 @@ def test_two_processes_have_the_losses_and_figures_of_one_over_twenty_steps(tmp_
         assert_close(ours, theirs, rtol=tolerance, atol=0)
     assert float(alone[-1]["person_mask"]) < float(alone[0]["person_mask"])
     assert_close(float(together[-1]["AP"]), float(alone[-1]["AP"]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed package")
+def test_two_processes_train_parts_whose_loss_weighs_nothing(tmp_path):
+    short = ["--epochs", "1", "--val-count", "1", "--validate_every", "1", "--model_options"]
+    weightless = [*short, "intermediate_weight=0,detection_weight=0,refiner=true,refiner_weight=0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    (row,) = train(tmp_path, *launcher, options=weightless)
+    assert [float(row[name]) for name in ("intermediate", "box_logits", "box_deltas", "refiner")] == [0] * 4
+    assert float(row["heatmaps"]) > 0
 
 
 def test_alone_nothing_is_exchanged():

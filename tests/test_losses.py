@@ -152,6 +152,14 @@ def test_without_intermediate_maps_there_is_no_intermediate_loss():
     assert set(KeypointLoss(CODEC)(random_maps(2), [], ONE, SIZE)) == {"heatmaps", "person_mask"}
 
 
+def test_intermediate_maps_that_weigh_nothing_take_part_and_learn_nothing():
+    maps, level = random_maps(2), random_maps(3)
+    losses = KeypointLoss(CODEC, intermediate_weight=0.0)(maps, [level], ONE, SIZE)
+    assert_close(losses["intermediate"], torch.tensor(0.0))
+    losses["intermediate"].backward()
+    assert_close(level.grad, torch.zeros_like(level))
+
+
 def test_the_keypoint_losses_do_not_grow_with_the_batch():
     twice = targets_for([[[20.0, 8.0, 60.0, 56.0]]] * 2)
     one, maps = KeypointLoss(CODEC), random_maps(3)

@@ -12,13 +12,15 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from multiposenet import create_model, list_models
 from multiposenet.anchors import AnchorGrid
 from multiposenet.checkpoint import learnt_parts, save_weights
+from multiposenet.engine import freeze
+from multiposenet.families.bottom_up import DETECTION, JOINT, KEYPOINTS
 from multiposenet.models.backbones import BACKBONES, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.fusion import fuse_batch_norm
 from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD, InputNormalization
 from multiposenet.models.multiposenet import Pyramid
 from multiposenet.skeletons import COCO_PERSON, Skeleton
-from multiposenet.structures import MultiPoseNetOutputs, PoseTargets
+from multiposenet.structures import Batch, MultiPoseNetOutputs, PoseTargets
 
 HAND = Skeleton("hand", ("thumb", "index", "middle", "ring", "little"))
 QUICK = "multiposenet_resnet18"
@@ -261,6 +263,26 @@ def test_every_parameter_but_the_residual_network_s_learns_from_the_losses():
     sum(fresh(pictures(2, 64, 64), targets(2, 64, 64))[1].values()).backward()
     untaught = {name for name, p in fresh.named_parameters() if p.grad is None or not bool(p.grad.any())}
     assert untaught == {name for name, _ in fresh.named_parameters() if name.startswith("prn.")}
+
+
+@pytest.mark.parametrize("task", [KEYPOINTS, DETECTION, JOINT], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"intermediate_weight": 0.0},
+        {"detection_weight": 0.0},
+        {"refiner": True, "refiner_weight": 0.0},
+        {"refiner": True, "person_mask": False, "smooth_top": False, "p6_from": "P5"},
+    ],
+    ids=lambda options: ",".join(options),
+)
+def test_every_part_that_a_task_trains_has_a_gradient_though_its_loss_weigh_nothing(task, options):
+    # Processes that train together wait for the gradients of all of them.
+    torch.manual_seed(0)
+    model = create_model("multiposenet_lite", **options).train()
+    freeze(model, [part for part, _ in model.named_children() if part in task.untrained])
+    sum(task.losses(model, Batch(pictures(2, 64, 64), targets(2, 64, 64), ("a", "b"))).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_answer_to_a_picture_does_not_depend_on_its_batch_mates(model):
