@@ -134,7 +134,7 @@ class TrainOptions:
     epochs: int = option(30, "epochs of every phase", aliases=("number_of_epoch",))
     stop_epoch: int | None = option(None, "stop after this epoch, in the middle of the schedule")
     batch_size: int = option(8, "pictures a step, over all processes and passes")
-    passes: int = option(1, "batches that a step is computed in, one after the other, to save memory")
+    passes: int = option(1, "batches that a step is the mean of, computed one after the other to save memory")
     optimizer: str = option("adamw", "how steps are taken; adam, sgd: decay joins the gradient", tuple(OPTIMIZERS))
     lr: float = option(1e-3, "the optimiser's rate")
     detection_lr: float | None = option(None, "rate of the detection phase; default the same")

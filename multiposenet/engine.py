@@ -144,7 +144,7 @@ class Trainer:
         ema_decay: decay per step of the averaged weights that are validated and saved; 0 trains without.
         clip: largest gradient norm; 0 is no limit.
         frozen: names of parts that stay as they are.
-        passes: batches whose gradients are averaged into one step.
+        passes: batches whose gradients are averaged into one step; each counts the same, whatever is labelled in it.
         patience: stop after this many validations without a better goal; 0 never stops.
         keep: training states to keep, newest first.
         save_seconds: time between training states.

@@ -341,6 +341,21 @@ def test_two_passes_a_step_are_one_step_on_both_their_pictures(tmp_path):
                  [float(row["loss"]) for row in rows(tmp_path / "whole")])  # fmt: skip
 
 
+def test_every_pass_is_divided_by_its_own_count_and_counts_like_any_other(tmp_path):
+    labelled = {0: 1, 1: 6}
+
+    def errors(model: nn.Module, batch: ToyBatch) -> Tensor:
+        return (model.head.bias - batch.answers).square()[: labelled[int(batch.names[0].split("-")[1])]]
+
+    run = trainer(tmp_path, passes=2)
+    run.losses.compute = lambda model, batch: {"square": errors(model, batch).sum() / len(errors(model, batch))}
+    one, other = (errors(run.model, batch).detach() for batch in batches(0, count=2))
+    run.fit(lambda epoch, first_step: batches(epoch, first_step, count=2), 1)
+    (row,) = rows(tmp_path)
+    assert_close(float(row["loss"]), float(one.mean() + other.mean()) / 2)
+    assert abs(float(row["loss"]) - float(torch.cat([one, other]).mean())) > 0.1
+
+
 def test_a_run_stops_when_its_figure_has_not_risen_for_long_enough(tmp_path, capsys):
     run = trainer(tmp_path, validate=scores(0.5, 0.4, 0.6, 0.6, 0.1, 0.9), patience=2)
     run.fit(batches, 6)
