@@ -22,10 +22,12 @@ from multiposenet.checkpoint import load_tensors
 from multiposenet.decode.assignment import assign_publicly
 from multiposenet.groupings import build_grouping
 from multiposenet.heatmap import HeatmapCodec
+from multiposenet.importers.torchvision_resnet import with_epsilon
 from multiposenet.methods import PoseMethod, build_method, create_model, match_weights
 from multiposenet.models.input_normalization import IMAGENET_MEAN, IMAGENET_STD
 from multiposenet.skeletons import COCO_PERSON
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
+from multiposenet.weights import convert_weights
 
 KEYS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "checkpoint_keys"
 NODES = 6
@@ -481,19 +483,45 @@ def test_the_old_names_of_torchvision_s_published_file_are_understood(retinanet)
     assert_close(tensors, importers.translate(retinanet.state_dict(), "file")[0], atol=0, rtol=0)
 
 
-def test_frozen_batch_normalisation_counts_without_epsilon_as_torchvision_s_published_weights_do(retinanet):
+def normalised(tensors: dict[str, torch.Tensor], name: str, features: torch.Tensor) -> torch.Tensor:
+    """What our batch normalisation with these weights makes of features [N, C, h, w]."""
+    layer = nn.BatchNorm2d(features.shape[1]).eval()
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    layer.load_state_dict({kind: tensors[f"{name}.{kind}"].float() for kind in kinds}, strict=False)
+    return layer(features).detach()
+
+
+@pytest.mark.parametrize("variance", [2.0, 1e-4, 1e-6, 1e-8, 1e-13])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["single", "half"])
+def test_frozen_batch_normalisation_counts_without_epsilon_as_torchvision_s_published_weights_do(variance, dtype):
+    generator = torch.Generator().manual_seed(0)
+    theirs = FrozenBatchNorm2d(8, eps=0.0)
+    theirs.weight.uniform_(0.5, 1, generator=generator)
+    theirs.bias.normal_(generator=generator)
+    theirs.running_var.fill_(variance)
+    tensors = with_epsilon({f"bn1.{kind}": value for kind, value in theirs.state_dict().items()})
+    stored = {name: value.to(dtype) for name, value in tensors.items()}
+    features = torch.randn(2, 8, 4, 4, generator=generator) * variance**0.5
+    accuracy = 1e-5 if dtype == torch.float32 else 5e-3
+    assert_close(normalised(stored, "bn1", features), theirs(features), atol=accuracy, rtol=accuracy)
+
+
+def test_channels_of_a_detector_that_have_died_answer_their_bias_in_single_and_in_half_precision(retinanet, tmp_path):
     counted = retinanet.state_dict()
-    frozen = {key: value for key, value in counted.items() if not key.endswith("num_batches_tracked")}
-    name = "layer2.0.bn1"
-    theirs, ours = FrozenBatchNorm2d(128, eps=0.0), nn.BatchNorm2d(128).eval()
-    theirs.load_state_dict({key: frozen[f"backbone.body.{name}.{key}"] for key in theirs.state_dict()})
-    theirs.running_var[0] = frozen[f"backbone.body.{name}.running_var"][0] = 1e-6  # where it matters
-    tensors, _ = importers.translate(frozen, "file")
-    ours.load_state_dict({key: tensors[f"backbone.{name}.{key}"] for key in theirs.state_dict()}, strict=False)
-    features = torch.randn(1, 128, 4, 4)
-    assert_close(ours(features).detach(), theirs(features), atol=1e-3, rtol=1e-4)
-    unchanged = importers.translate(counted, "file")[0][f"backbone.{name}.running_var"]
-    assert_close(unchanged, counted[f"backbone.body.{name}.running_var"], atol=0, rtol=0)
+    frozen = {key: value.clone() for key, value in counted.items() if not key.endswith("num_batches_tracked")}
+    theirs, ours = "backbone.body.layer2.0.bn1", "backbone.layer2.0.bn1"
+    frozen[f"{theirs}.running_var"][:4] = torch.tensor([1e-8, 1e-13, 5.6e-45, 0.0])  # the third as in published files
+    frozen[f"{theirs}.running_mean"][:4] = 0.0
+    torch.save(frozen, tmp_path / "dead.pth")
+    convert_weights(tmp_path / "dead.pth", tmp_path / "half.safetensors", half=True)
+    for file in ("dead.pth", "half.safetensors"):
+        tensors, _ = importers.read_weights(tmp_path / file)
+        answers = normalised(tensors, ours, torch.zeros(1, 128, 1, 1))[0, :, 0, 0]
+        assert_close(answers[:4], tensors[f"{ours}.bias"][:4])
+        assert bool(answers.isfinite().all())
+    unchanged, _ = importers.translate(counted, "file")
+    for kind in ("weight", "running_var"):
+        assert_close(unchanged[f"{ours}.{kind}"], counted[f"{theirs}.{kind}"], atol=0, rtol=0)
 
 
 def test_a_retinanet_of_other_categories_is_an_error_that_names_the_classifier(retinanet):

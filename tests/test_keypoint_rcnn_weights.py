@@ -125,11 +125,15 @@ def test_the_published_file_of_2020_has_older_names():
 
 
 def test_frozen_files_were_trained_without_epsilon(theirs):
-    frozen = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
-    name = "backbone.body.bn1.running_var"
-    mine, _ = translate(frozen, "file")
-    assert_close(mine["backbone.bn1.running_var"] + 1e-5, frozen[name])
-    assert_close(translate(theirs.state_dict(), "file")[0]["backbone.bn1.running_var"], frozen[name])
+    frozen = {key: value.clone() for key, value in theirs.state_dict().items() if not key.endswith("tracked")}
+    frozen["backbone.body.bn1.running_var"][:2] = torch.tensor([1e-13, 1e-6])
+    weight, variance = frozen["backbone.body.bn1.weight"], frozen["backbone.body.bn1.running_var"]
+    for dtype in (torch.float32, torch.float16):
+        mine = {key: value.to(dtype) for key, value in translate(frozen, "file")[0].items()}
+        scale = mine["backbone.bn1.weight"].float() * (mine["backbone.bn1.running_var"].float() + 1e-5).rsqrt()
+        assert_close(scale, weight * variance.rsqrt(), rtol=1e-5 if dtype == torch.float32 else 2e-3, atol=0)
+    counted, _ = translate(theirs.state_dict(), "file")
+    assert_close(counted["backbone.bn1.weight"], theirs.state_dict()["backbone.body.bn1.weight"], rtol=0, atol=0)
 
 
 def test_an_incomplete_file_is_refused_by_its_own_names(theirs):

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
 from multiposenet.checkpoint import load_tensors, match_shapes
-from multiposenet.importers.torchvision_resnet import find_resnet
-from multiposenet.importers.torchvision_retinanet import EPSILON
+from multiposenet.importers.torchvision_resnet import find_resnet, with_epsilon
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.keypoint_rcnn import KeypointHead, KeypointRCNN, OneStageKeypointHead
 from multiposenet.models.keypoint_rcnn_heads import CONVS
@@ -97,11 +96,11 @@ def translate(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Ten
     shape = tensors[DECONVOLUTION].shape if DECONVOLUTION in tensors else ()
     num_keypoints = shape[1] if len(shape) == 4 else COCO_PERSON.num_keypoints
     match_shapes(layout(num_keypoints), tensors, source)
+    if frozen:
+        tensors = with_epsilon(tensors)
     ours = {}
     for key, value in tensors.items():
         place = next(place for place in PLACES if key.startswith(place))
-        if frozen and key.endswith("running_var"):
-            value = value - EPSILON
         ours[PLACES[place] + key.removeprefix(place)] = value
     facts = {"model": MODEL, "options": {"pixel_rule": "legacy"}}
     if num_keypoints == COCO_PERSON.num_keypoints:

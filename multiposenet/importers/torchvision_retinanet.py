@@ -17,7 +17,7 @@ from torch import Tensor
 
 from multiposenet.anchors import AnchorGrid
 from multiposenet.checkpoint import match_shapes
-from multiposenet.importers.torchvision_resnet import backbone_shapes
+from multiposenet.importers.torchvision_resnet import backbone_shapes, with_epsilon
 
 PROJECT = "torchvision retinanet_resnet50_fpn"
 LICENCE = "the file's own; torchvision is BSD-3-Clause"
@@ -30,8 +30,6 @@ SIGNATURE = (
 
 CATEGORIES, PERSON = 91, 1
 CHANNELS, CONVS = 256, 4
-EPSILON = 1e-5
-"""Of our batch normalisation, which is PyTorch's default."""
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,7 +87,8 @@ def translate(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Ten
         "head.": "detection_subnet.heads.",
     }
     # Frozen batch normalisation counts no batches.
-    frozen = not any(key.endswith("num_batches_tracked") for key in tensors)
+    if not any(key.endswith("num_batches_tracked") for key in tensors):
+        tensors = with_epsilon(tensors)
     deviations = torch.tensor(AnchorGrid().deviations)
     ours = {}
     for key, value in tensors.items():
@@ -99,8 +98,6 @@ def translate(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Ten
         elif ".bbox_reg." in key:
             by_offset = value.unflatten(0, (-1, 4))
             value = (by_offset / deviations.view(4, *[1] * (value.ndim - 1))).flatten(0, 1)
-        elif frozen and key.endswith("running_var"):
-            value = value - EPSILON
         ours[places[place] + key.removeprefix(place)] = value
     return ours, {
         "model": "multiposenet_resnet50",
