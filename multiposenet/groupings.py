@@ -7,11 +7,12 @@ itself. In both cases the network's weights have the name ``prn``, the part of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from multiposenet.checkpoint import Rebuildable, match_tensors
 from multiposenet.decode.assignment import ASSIGNMENTS, assign_publicly
@@ -210,24 +211,46 @@ def build_grouping(
         FileNotFoundError: no such file.
     """
     tensors, metadata = read_weights(weights) if weights is not None else ({}, {})
+    method = _assemble(name, skeleton, options, metadata, source=str(weights))
+    if weights is not None:
+        match_tensors(method.model, tensors, source=str(weights))
+        method.model.load_state_dict(tensors)
+    return method
+
+
+def match_grouping(tensors: Mapping[str, Tensor], metadata: dict, source: str, name: str | None = None) -> str:
+    """Checks that what ``importers.read_weights`` gave fits its grouping, without memory for its network.
+
+    Returns:
+        The grouping's name.
+
+    Raises:
+        ValueError: see :func:`build_grouping`.
+    """
+    with torch.device("meta"):
+        method = _assemble(name, None, {}, metadata, source)
+    match_tensors(method.model, tensors, source)
+    return method.name
+
+
+def _assemble(
+    name: str | None, skeleton: Skeleton | str | Path | None, options: dict, metadata: dict, source: str
+) -> GroupingMethod:
+    """The untrained grouping that options and a file's metadata describe."""
     name = name or metadata.get("model")
     if name is None:
-        raise ValueError(f"{weights}: the file does not say which grouping it is; give the grouping's name")
+        raise ValueError(f"{source}: the file does not say which grouping it is; give the grouping's name")
     if metadata.get("model", name) != name:
-        raise ValueError(f"{weights} holds {metadata['model']!r}, not {name!r}")
+        raise ValueError(f"{source} holds {metadata['model']!r}, not {name!r}")
     if skeleton is None and "skeleton" in metadata:
-        skeleton = Skeleton.from_dict(metadata["skeleton"], source=f"{weights} (metadata)")
+        skeleton = Skeleton.from_dict(metadata["skeleton"], source=f"{source} (metadata)")
     skeleton = get_skeleton(skeleton if skeleton is not None else COCO_PERSON)
     found, prefix = metadata.get("options", {}), f"{PART}_"
     if "parts" in metadata:  # options of a chain, under the chain's names
         found = {option.removeprefix(prefix): value for option, value in found.items() if option.startswith(prefix)}
     options = {**found, **options}
     network, grouping = make_grouping(name, skeleton, **options)
-    model = nn.ModuleDict({PART: network})
-    if weights is not None:
-        match_tensors(model, tensors, source=str(weights))
-        model.load_state_dict(tensors)
-    return GroupingMethod(name, model, grouping, skeleton, options, metadata)
+    return GroupingMethod(name, nn.ModuleDict({PART: network}), grouping, skeleton, options, metadata)
 
 
 def with_assignment(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from multiposenet.checkpoint import Rebuildable, learnt_parts, match_tensors
 from multiposenet.families import bottom_up, one_stage, top_down
 from multiposenet.families.family import Builder, Decoder, Family
-from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping, grouping_in
+from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping, grouping_in, match_grouping
 from multiposenet.importers import read_weights
 from multiposenet.skeletons import COCO_PERSON, Skeleton, get_skeleton
 
@@ -44,8 +44,12 @@ class PoseMethod(Rebuildable):
     family: Family = bottom_up.FAMILY
 
 
-def family_of(name: str) -> Family:
+def family_of(name: str, source: str | None = None) -> Family:
     """The family of a method by the method's name.
+
+    Args:
+        name: of the method.
+        source: of the message, where a file is concerned.
 
     Raises:
         ValueError: unknown name.
@@ -53,7 +57,11 @@ def family_of(name: str) -> Family:
     for family in FAMILIES:
         if name in family.methods:
             return family
-    raise ValueError(f"model {name!r} is unknown; choose one of {', '.join(list_models())}")
+    if name in GROUPINGS:
+        problem = f"{name!r} is a grouping by itself and no whole model; a model takes such a file as its part {PART!r}"
+    else:
+        problem = f"model {name!r} is unknown; choose one of {', '.join(list_models())}"
+    raise ValueError(problem if source is None else f"{source}: {problem}")
 
 
 def list_models() -> list[str]:
@@ -112,14 +120,21 @@ def build_method(
 
 
 def match_weights(tensors: Mapping[str, Tensor], metadata: dict, source: str, name: str | None = None) -> str:
-    """Checks that what ``importers.read_weights`` gave fits its model, without memory for the model.
+    """Checks that what ``importers.read_weights`` gave fits its model, or its grouping, without memory for it.
+
+    Args:
+        tensors, metadata: of the file.
+        source: of the messages.
+        name: of a model or a grouping; may be None when the metadata say what it is.
 
     Returns:
-        The model's name.
+        The model's or the grouping's name.
 
     Raises:
         ValueError: see :func:`build_method`.
     """
+    if (name or metadata.get("model")) in GROUPINGS:
+        return match_grouping(tensors, metadata, source, name)
     with torch.device("meta"):
         method = _assemble(name, None, _file_options(tensors, metadata), metadata, source)
     match_tensors(method.model, tensors, source, metadata.get("parts"))
@@ -141,7 +156,8 @@ def _file_options(tensors: Mapping[str, Tensor], metadata: dict) -> dict:
 def _options_of(part: str, tensors: Mapping[str, Tensor], metadata: dict, name: str | None) -> dict:
     """Those options of a file without which its weights of a part would mean something else in the model ``name``."""
     options = metadata.get("options", {})
-    if metadata.get("model") in GROUPINGS:  # a grouping's own file, with its builder's own options
+    # A grouping's own file has its builder's own options, one of a chain's part those of the chain.
+    if metadata.get("model") in GROUPINGS and "parts" not in metadata:
         return {"grouping": metadata["model"], "grouping_options": options}
     options = _file_options(tensors, metadata)
     beginnings = () if name is None else family_of(name).part_options.get(part, ())
@@ -155,7 +171,7 @@ def _assemble(
     name = name or metadata.get("model")
     if name is None:
         raise ValueError(f"{source}: the file does not say which model it is; give the model's name")
-    family = family_of(name)
+    family = family_of(name, source if metadata else None)
     if metadata.get("model", name) != name:
         raise ValueError(f"{source} holds {metadata['model']!r}, not {name!r}")
     if skeleton is None and "skeleton" in metadata:

@@ -29,7 +29,7 @@ class WeightsFile:
 
     Args:
         name: the file's name.
-        model: the model it is for; for a file of only some parts of a model, these.
+        model: the model (or the grouping) it is for; for a file of only some parts of a model, these.
         data: what it was trained on.
         average_precision: as its maker measured it, and on what.
         licence: the licence it comes under.
@@ -66,11 +66,11 @@ def verify_weights(path: str | Path, model: str | None = None) -> WeightsFile:
 
     Args:
         path: ours, or one that ``importers`` knows.
-        model: the model's name, for files that do not say it.
+        model: the name of the model or grouping, for files that do not say it.
 
     Raises:
         FileNotFoundError, ImportError: see ``importers.read_weights``.
-        ValueError: damaged, with numbers that are not finite, of no known model, or not what that model needs.
+        ValueError: damaged, with numbers that are not finite, of no known model or grouping, or not what it needs.
     """
     tensors, metadata = read_weights(path)
     _check(tensors, metadata, str(path), model)
@@ -87,7 +87,7 @@ def convert_weights(
     Args:
         source: ours, or one that ``importers`` knows.
         target: the .safetensors file to write; one that is there is replaced.
-        model: the model's name, for files that do not say it.
+        model: the name of the model or grouping, for files that do not say it.
         half: store in half precision, for half the size.
 
     Raises:
@@ -129,7 +129,8 @@ def _indented(text: str) -> str:
 
 
 def _check(tensors: Mapping[str, Tensor], metadata: dict, source: str, model: str | None) -> str | None:
-    """Raises ValueError unless the tensors are usable; returns the model's name, None when they fit several."""
+    """Raises ValueError unless the tensors are usable; returns the model's or grouping's name, None
+    when they fit several."""
     parts = metadata.get("parts")
     name = model or metadata.get("model")
     if name is None and parts is not None:

@@ -15,13 +15,14 @@ from torch.testing import assert_close
 
 from multiposenet import cli
 from multiposenet.checkpoint import load_tensors, save_tensors, save_weights, sha256
-from multiposenet.groupings import list_groupings
+from multiposenet.groupings import build_grouping, list_groupings
 from multiposenet.methods import build_method, create_model, list_models
 from multiposenet.skeletons import COCO_PERSON
 from multiposenet.weights import WIDTH, convert_weights, describe_weights, shipped_weights, verify_weights
 
 LITE = "multiposenet_lite"
 OPTIONS = {"prn_nodes": 3}
+GROUPING_OPTIONS = {"pose_residual": {"nodes": 4, "crop": (14, 9)}, "set_assignment": {"width": 8, "layers": 1}}
 FACTS = {
     "model": LITE,
     "options": OPTIONS,
@@ -121,6 +122,42 @@ def test_a_whole_file_is_verified_with_its_model_and_its_hash(ours, capsys):
     assert capsys.readouterr().out == f"{ours}: whole, fits {LITE}, sha256 {sha256(ours)}\n"
 
 
+@pytest.mark.parametrize("file", shipped_weights(), ids=lambda file: file.stem)
+def test_every_file_that_ships_is_whole_and_fits(file, tmp_path):
+    assert verify_weights(file).model == describe_weights(file).model
+    half = convert_weights(file, tmp_path / "half.safetensors", half=True)
+    assert verify_weights(tmp_path / "half.safetensors").model == half.model == describe_weights(file).model
+
+
+@pytest.mark.parametrize("name", list_groupings())
+def test_a_grouping_s_own_file_is_verified_and_converted_with_its_options(name, tmp_path):
+    method = build_grouping(name, **GROUPING_OPTIONS.get(name, {}))
+    save_weights(method.model, tmp_path / "own.safetensors", method.facts)
+    assert verify_weights(tmp_path / "own.safetensors").model == name
+    assert convert_weights(tmp_path / "own.safetensors", tmp_path / "half.safetensors", half=True).model == name
+    again = build_grouping(weights=tmp_path / "half.safetensors")
+    assert again.options == build_grouping(weights=tmp_path / "own.safetensors").options
+    assert_close(again.model.state_dict(), method.model.state_dict(), atol=1e-3, rtol=1e-3)
+
+    tensors = method.model.state_dict()
+    gone, _ = tensors.popitem()
+    save_tensors(tensors, tmp_path / "short.safetensors", method.facts)
+    with pytest.raises(ValueError, match=rf"short\.safetensors .*missing keys \(1\): {gone}"):
+        verify_weights(tmp_path / "short.safetensors")
+
+
+def test_a_file_of_a_model_that_nobody_knows_is_named(model, tmp_path, capsys):
+    save_weights(model, tmp_path / "newer.safetensors", {**FACTS, "model": "posenet"})
+    assert cli.main(["weights", "verify", str(tmp_path / "newer.safetensors")]) == 1
+    assert "newer.safetensors: model 'posenet' is unknown; choose one of" in capsys.readouterr().err
+
+
+def test_a_grouping_s_file_is_no_whole_model_and_the_error_says_what_it_is_good_for():
+    (file,) = (file for file in shipped_weights() if file.stem == "set_assignment")
+    with pytest.raises(ValueError, match=r"set_assignment\.safetensors: .* is a grouping by itself .* part 'prn'"):
+        build_method(weights=file)
+
+
 def test_another_project_s_file_can_be_verified(foreign, capsys):
     assert cli.main(["weights", "verify", str(foreign[0])]) == 0
     assert "fits prn, sha256" in capsys.readouterr().out
@@ -213,6 +250,15 @@ def test_a_file_of_one_part_becomes_a_file_of_that_part_which_any_model_takes(fo
     for built in (whole.model, alone.model):
         with torch.inference_mode():
             assert_close(built.prn.eval()(crops), expected, atol=1e-8, rtol=1e-4)
+
+
+def test_a_part_converted_as_the_grouping_that_it_is_still_goes_into_any_model(foreign, tmp_path):
+    out = tmp_path / "grouping.safetensors"
+    assert convert_weights(foreign[0], out, "pose_residual").model == "pose_residual (prn)"
+    assert verify_weights(out).model == "pose_residual (prn)"
+    alone, whole = build_grouping(weights=out), build_method(LITE, parts={"prn": out})
+    assert_close(alone.model.state_dict()["prn.residual.0.weight"], whole.model.state_dict()["prn.residual.0.weight"])
+    assert whole.options["prn_rule"] == "legacy"
 
 
 def test_a_file_of_parts_with_anything_else_in_it_is_an_error(tmp_path):
