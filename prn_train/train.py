@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 
-from multiposenet.checkpoint import learnt_parts
+from multiposenet.checkpoint import learnt_parts, training_states
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
 from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
@@ -202,7 +202,7 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         clip=options.clip,
         frozen=others,
     )
-    if options.resume:
+    if options.resume and training_states(folder):
         trainer.resume(folder)
     trainer.fit(
         lambda epoch, first_step: lessons.batches(epoch, options.seed * 1_000_003 + epoch, first_step),

@@ -395,6 +395,19 @@ def test_the_residual_network_s_run_can_be_resumed(folder, joint, residual):
     assert [row["epoch"] for row in rows(residual)] == ["1", "2"]
 
 
+def test_a_run_that_ended_before_its_first_training_state_is_resumed_from_the_beginning(folder, monkeypatch):
+    run = folder / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(prn_train.Trainer, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prn_train.main(["--node_count", "4", "--exp", str(run), *QUICK_PRN])
+    assert not training_states(run)
+    prn_train.main(["--resume", str(run)])
+    whole = folder / "not_killed"
+    prn_train.main(["--node_count", "4", "--exp", str(whole), *QUICK_PRN])
+    assert [row["loss"] for row in rows(run)] == [row["loss"] for row in rows(whole)]
+
+
 def test_the_residual_network_learns_in_half_precision(folder):
     losses = []
     for precision in ("fp32", "bf16"):
