@@ -138,7 +138,7 @@ def collect_candidates(
         hopeless: a pair is left out when both its box has a peak of the keypoint and its peak has a box whose
             log-likelihood is higher by more than this.
     """
-    (n, num_keypoints, max_peaks), num_pairs = peaks.scores.shape, peaks.scores[0].numel()
+    (n, num_keypoints, max_peaks), num_pairs = peaks.scores.shape, peaks.scores.shape[1:].numel()
     boxes = _Boxes.of(detections, pack)
 
     # x and y lie in planes of their own, here and below: arithmetic on pairs of numbers is slow.

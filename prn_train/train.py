@@ -26,7 +26,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from multiposenet.checkpoint import learnt_parts, training_states
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
-from multiposenet.data.grouping_samples import PictureAugmentation, PictureSamples
+from multiposenet.data.grouping_samples import GroupingBatch, PictureAugmentation, PictureSamples
 from multiposenet.data.prn_samples import PrnAugmentation, PrnSamples
 from multiposenet.data.sources import (
     SELECTION_SEED,
@@ -38,7 +38,7 @@ from multiposenet.data.sources import (
     split_names,
 )
 from multiposenet.data.synthetic import SyntheticPeople
-from multiposenet.distributed import is_first, process_group
+from multiposenet.distributed import is_first, process_group, world_size
 from multiposenet.engine import (
     BEST,
     LAST,
@@ -53,6 +53,7 @@ from multiposenet.evaluation.grouping_scores import measure_grouping
 from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.models.prn import SOFTMAXES
+from multiposenet.models.set_assignment import SetAssignment
 from multiposenet.options import option, parse_options
 from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
@@ -304,8 +305,17 @@ def picture_lessons(
         people=samples.people,
         steps=lambda epoch: samples.steps(options.batch_size),
         batches=lambda epoch, seed, first_step: samples.batches(options.batch_size, augmentation, seed, first_step),
-        losses=lambda network, batch: network.loss(**vars(batch)),
+        losses=losses_of_pictures,
     )
+
+
+def losses_of_pictures(network: SetAssignment, batch: GroupingBatch) -> dict[str, Tensor]:
+    """What the set assignment has to learn from a batch."""
+    losses = network.loss(**vars(batch))
+    if world_size() > 1:
+        # Where no box is there nothing is attended to, and the other processes would wait for gradients for ever.
+        losses["choice"] = losses["choice"] + 0 * sum(parameter.sum() for parameter in network.parameters())
+    return losses
 
 
 def output_lessons(
@@ -350,7 +360,7 @@ def output_lessons(
         batches=lambda epoch, seed, first_step: samples.batches(
             options.batch_size, options.flip, options.zoom, seed, first_step
         ),
-        losses=lambda network, batch: network.loss(**vars(batch)),
+        losses=losses_of_pictures,
     ), validate
 
 

@@ -15,7 +15,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from multiposenet import distributed
+from multiposenet.checkpoint import save_weights
 from multiposenet.distributed import SyncedBatchNorm2d, count_over_processes, gather_lists, synchronise_batch_norm
+from multiposenet.groupings import build_grouping
 from multiposenet.models.rsn import PoseRefineMachine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,9 +28,18 @@ TRAINING = [
 ]
 
 
-def train(folder: Path, *launcher: str, options: Sequence[str] = ()) -> list[dict[str, str]]:
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+GROUPING = [
+    *("--synthetic_count", "9", "--val_count", "2", "--num_workers", "0", "--number_of_epoch", "5", "--lr", "1e-5"),
+    *("--validate_every", "5", "--device", "cpu"),
+]
+
+
+def train(
+    folder: Path, *launcher: str, script: str = "train_posenet.py", options: Sequence[str] = TRAINING
+) -> list[dict[str, str]]:
     """Trains by command line; the rows of the log."""
-    command = [sys.executable, *launcher, str(ROOT / "train_posenet.py"), *TRAINING, *options, "--out", str(folder)]
+    command = [sys.executable, *launcher, str(ROOT / script), *options, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -39,7 +50,7 @@ def train(folder: Path, *launcher: str, options: Sequence[str] = ()) -> list[dic
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed package")
 def test_two_processes_have_the_losses_and_figures_of_one_over_twenty_steps(tmp_path):
     alone = train(tmp_path / "one")
-    together = train(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    together = train(tmp_path / "two", *TOGETHER)
     assert len(together) == len(alone) == 20
     # Adam divides by the size of gradients, so that rounding grows a little from step to step in the small parts.
     for name, tolerance in {"loss": 1e-5, "heatmaps": 1e-5, "person_mask": 1e-4, "box_logits": 1e-4}.items():
@@ -53,10 +64,35 @@ def test_two_processes_have_the_losses_and_figures_of_one_over_twenty_steps(tmp_
 def test_two_processes_train_parts_whose_loss_weighs_nothing(tmp_path):
     short = ["--epochs", "1", "--val-count", "1", "--validate_every", "1", "--model_options"]
     weightless = [*short, "intermediate_weight=0,detection_weight=0,refiner=true,refiner_weight=0"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    (row,) = train(tmp_path, *launcher, options=weightless)
+    (row,) = train(tmp_path, *TOGETHER, options=[*TRAINING, *weightless])
     assert [float(row[name]) for name in ("intermediate", "box_logits", "box_deltas", "refiner")] == [0] * 4
     assert float(row["heatmaps"]) > 0
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed package")
+@pytest.mark.parametrize(
+    ("kind", "builder", "batch_size"),
+    [
+        ("pose_residual", {"nodes": 16, "crop": (28, 18), "dropout": 0.0}, 7),  # uneven parts, a smaller last step
+        ("set_assignment", {"width": 16, "layers": 2}, 3),  # steps of a single picture, of which one process has none
+    ],
+)
+def test_two_processes_teach_a_grouping_with_the_losses_figures_and_steps_of_one(kind, builder, batch_size, tmp_path):
+    torch.manual_seed(0)
+    method = build_grouping(kind, **builder)
+    save_weights(method.model, tmp_path / "start.safetensors", method.facts)
+    options = [*GROUPING, "--model", kind, "--weights", str(tmp_path / "start.safetensors")]
+    options += ["--batch_size", str(batch_size)]
+    alone, together = (
+        train(tmp_path / name, *launcher, script="prn_train/train.py", options=options)
+        for name, launcher in (("one", ()), ("two", TOGETHER))
+    )
+    assert len(together) == len(alone) == 5
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    for name in (name for name in alone[0] if not name.endswith("_seconds")):
+        ours, theirs = ([float(row[name] or 0) for row in rows] for rows in (together, alone))
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
+    assert float(together[-1]["loss"]) != float(together[0]["loss"])
 
 
 def test_alone_nothing_is_exchanged():

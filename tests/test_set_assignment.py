@@ -330,9 +330,10 @@ def test_people_are_ranked_by_the_similarity_that_the_network_expects_of_them():
     assert scores[2] < 0.3
 
 
-def test_a_loss_of_nothing_is_zero_and_has_a_gradient():
+@pytest.mark.parametrize("pictures", [2, 0])
+def test_a_loss_of_nothing_is_zero_and_has_a_gradient(pictures):
     network = SetAssignment(FIVE.num_keypoints, width=16)
-    peaks, detections = scene()
+    peaks, detections = scene(pictures)
     nobody = dataclasses.replace(detections, valid=torch.zeros_like(detections.valid))
     shape = (*nobody.valid.shape, FIVE.num_keypoints)
     labels = (torch.full(shape, -1), torch.zeros(*shape, 2), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from multiposenet.data.grouping_samples import GroupingBatch, oks_spread
-from multiposenet.distributed import rank, world_size
+from multiposenet.data.label_steps import draw_steps
 from multiposenet.geometry import flip_boxes, flip_keypoints
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, TensorFields
@@ -132,13 +132,13 @@ class OutputSamples(TensorFields):
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.randperm(len(self), generator=generator, device=device)
         steps = order.tensor_split(self.steps(batch_size))
-        dice = torch.randint(2**62, (len(steps),), generator=generator, device=device).tolist()
-        for rows, step_seed in list(zip(steps, dice, strict=True))[first_step:]:
-            own = generator.manual_seed(step_seed + rank())
-            rows = rows.tensor_split(world_size())[rank()]
-            mirrored = torch.rand(len(rows), generator=own, device=device) < flip
-            scale = (torch.randn(len(rows), generator=own, device=device) * zoom).exp()
-            yield self.draw(rows, mirrored, scale)
+
+        def seen_otherwise(pictures: Tensor, dice: torch.Generator) -> GroupingBatch:
+            mirrored = torch.rand(len(pictures), generator=dice, device=device) < flip
+            scale = (torch.randn(len(pictures), generator=dice, device=device) * zoom).exp()
+            return self.draw(pictures, mirrored, scale)
+
+        yield from draw_steps(steps, seen_otherwise, generator, first_step)
 
     def draw(self, pictures: Tensor, mirrored: Tensor, scale: Tensor) -> GroupingBatch:
         """The pictures at the positions ``pictures`` [N], mirrored about their left edge [N] and rescaled [N]."""

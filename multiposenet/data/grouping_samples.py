@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multiposenet.distributed import rank, world_size
+from multiposenet.data.label_steps import draw_steps
 from multiposenet.geometry import flip_boxes, flip_keypoints
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Detections, Peaks, PersonLabels, TensorFields
@@ -172,14 +172,9 @@ class PictureSamples(TensorFields):
         steps = order.split(lengths.tolist())
         mixed = torch.randperm(len(steps), generator=generator, device=device).tolist()
         steps = [steps[place] for place in mixed]
-        if world_size() > 1:
-            # Every process needs a picture of every step.
-            steps = [rows for rows in steps if len(rows) >= world_size()]
-        # Every step has dice of its own, so that none depends on the steps before it or on how it is shared.
-        dice = torch.randint(2**62, (len(steps),), generator=generator, device=device).tolist()
-        for rows, step_seed in list(zip(steps, dice, strict=True))[first_step:]:
-            own = generator.manual_seed(step_seed + rank())
-            yield self.draw(rows.tensor_split(world_size())[rank()], augmentation, own)
+        yield from draw_steps(
+            steps, lambda rows, dice: self.draw(rows, augmentation, dice), generator, first_step
+        )
 
     def draw(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multiposenet.distributed import rank, world_size
+from multiposenet.data.label_steps import draw_steps
 from multiposenet.rasterize import PersonGrid
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import PersonLabels, TensorFields
@@ -122,15 +122,12 @@ class PrnSamples(TensorFields):
         """
         generator = torch.Generator(self.keypoints.device).manual_seed(seed)
         order = self.usable[torch.randperm(len(self), generator=generator, device=generator.device)]
-        steps = order.split(batch_size)
-        if world_size() > 1 and len(steps) > 1:
-            # A last step too small to be shared evenly would weigh its people more than the others.
-            steps = [rows for rows in steps if len(rows) == batch_size]
-        # Every step has dice of its own, so that none depends on the steps before it or on how it is shared.
-        dice = torch.randint(2**62, (len(steps),), generator=generator, device=generator.device).tolist()
-        for rows, step_seed in list(zip(steps, dice, strict=True))[first_step:]:
-            own = generator.manual_seed(step_seed + rank())
-            yield self.draw(rows.tensor_split(world_size())[rank()], grid, augmentation, own)
+        yield from draw_steps(
+            order.split(batch_size),
+            lambda rows, dice: self.draw(rows, grid, augmentation, dice),
+            generator,
+            first_step,
+        )
 
     def draw(
         self,
