@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
 from multiposenet.checkpoint import learnt_parts, training_states
 from multiposenet.data.coco import CocoKeypoints
@@ -174,10 +174,10 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         SELECTION_SEED, with_keypoints=True, label_cache=packed,
     )  # fmt: skip
     if options.learn_from == "network":
-        lessons, validate = output_lessons(method, kind, ConcatDataset(sources), validation, device, options)
+        lessons, validate = output_lessons(method, kind, sources, validation, device, options)
     else:
         labels = [labels for source in sources for labels in read_labels(source, options.num_workers)]
-        lessons = LESSONS[kind](labels, method.skeleton, grouping, device, options)
+        lessons = LESSONS[kind](labels, picture_names(sources), method.skeleton, grouping, device, options)
         validate = validation_figures(grouping, validation, options.num_workers, method.skeleton, device)
     optimizer = torch.optim.Adam(model.prn.parameters(), options.lr, fused=True)
     schedule = rate_schedule(optimizer, sum(map(lessons.steps, range(options.number_of_epoch))), options)
@@ -260,11 +260,21 @@ class Lessons:
     losses: Callable[[nn.Module, Any], dict[str, Tensor]]
 
 
+def picture_names(sources: Sequence[CocoKeypoints | SyntheticPeople]) -> list[str]:
+    """File names of all pictures, one data set's after the other's."""
+    return [source.image_name(index) for source in sources for index in range(len(source))]
+
+
 def grid_lessons(
-    labels: list[PersonLabels], skeleton: Skeleton, grouping: Any, device: torch.device, options: PrnOptions
+    labels: list[PersonLabels],
+    names: list[str],
+    skeleton: Skeleton,
+    grouping: Any,
+    device: torch.device,
+    options: PrnOptions,
 ) -> Lessons:
     """For the pose residual network: one person's grid a sample."""
-    samples = PrnSamples.from_labels(labels, skeleton, options.num_of_keypoints + 1).to(device)
+    samples = PrnSamples.from_labels(labels, skeleton, options.num_of_keypoints + 1, names).to(device)
     augmentation = PrnAugmentation(
         options.flip, options.box_jitter, options.peak_jitter, options.dropped, options.false_peaks
     )
@@ -283,10 +293,15 @@ def grid_lessons(
 
 
 def picture_lessons(
-    labels: list[PersonLabels], skeleton: Skeleton, grouping: Any, device: torch.device, options: PrnOptions
+    labels: list[PersonLabels],
+    names: list[str],
+    skeleton: Skeleton,
+    grouping: Any,
+    device: torch.device,
+    options: PrnOptions,
 ) -> Lessons:
     """For the set assignment: a whole picture a sample. Its prior is fitted here, in one pass over the labels."""
-    samples = PictureSamples.from_labels(labels, skeleton).to(device)
+    samples = PictureSamples.from_labels(labels, skeleton, names).to(device)
     augmentation = PictureAugmentation(
         flip=options.flip,
         zoom=options.zoom,
@@ -311,7 +326,7 @@ def picture_lessons(
 
 def losses_of_pictures(network: SetAssignment, batch: GroupingBatch) -> dict[str, Tensor]:
     """What the set assignment has to learn from a batch."""
-    losses = network.loss(**vars(batch))
+    losses = network.loss(**{name: value for name, value in vars(batch).items() if name != "names"})
     if world_size() > 1:
         # Where no box is there nothing is attended to, and the other processes would wait for gradients for ever.
         losses["choice"] = losses["choice"] + 0 * sum(parameter.sum() for parameter in network.parameters())
@@ -321,7 +336,7 @@ def losses_of_pictures(network: SetAssignment, batch: GroupingBatch) -> dict[str
 def output_lessons(
     method: PoseMethod | GroupingMethod,
     kind: str,
-    training: Dataset,
+    training: Sequence[CocoKeypoints | SyntheticPeople],
     validation: CocoKeypoints | SyntheticPeople,
     device: torch.device,
     options: PrnOptions,
@@ -344,8 +359,9 @@ def output_lessons(
         )
     check_mirroring(options.flip, method.decoder.appearance)  # before the network's pass, which takes long
     predictor = PosePredictor(method, device, precision=options.precision)
-    found = network_input(predictor, training)
-    samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton).to(device)
+    found = network_input(predictor, ConcatDataset(training))
+    names = picture_names(training)
+    samples = OutputSamples.from_outputs(**vars(found), skeleton=method.skeleton, names=names).to(device)
     measured, truth = network_input(predictor, validation), validation.ground_truth()
 
     def validate(weights: nn.Module) -> dict[str, float]:

@@ -408,6 +408,17 @@ def test_a_run_that_ended_before_its_first_training_state_is_resumed_from_the_be
     assert [row["loss"] for row in rows(run)] == [row["loss"] for row in rows(whole)]
 
 
+@pytest.mark.parametrize("kind", ["pose_residual", "set_assignment"])
+def test_a_loss_of_people_that_is_not_finite_names_their_pictures(folder, kind):
+    run = folder / f"not_finite_{kind}"
+    argv = [*QUICK_PRN, "--model", kind, "--lr", "1e38", "--number_of_epoch", "9", "--batch_size", "4"]
+    with pytest.raises(FloatingPointError, match=r"pictures: 00000000000\d\.jpg"):
+        prn_train.main([*argv, "--exp", str(run)])
+    pictures = json.loads((run / "not_finite.json").read_text())["pictures"]
+    assert pictures
+    assert set(pictures) <= {f"{number:012d}.jpg" for number in range(1, 5)}
+
+
 def test_the_residual_network_learns_in_half_precision(folder):
     losses = []
     for precision in ("fp32", "bf16"):

@@ -6,7 +6,7 @@ fits best (``evaluation.grouping_detections``); here those answers become batche
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,7 @@ class OutputSamples(TensorFields):
         labelled: Tensor,
         areas: Tensor,
         skeleton: Skeleton,
+        names: Sequence[str] = (),
     ) -> OutputSamples:
         """Samples of I pictures with G annotated people.
 
@@ -66,6 +67,8 @@ class OutputSamples(TensorFields):
             peak_of: [I, G, K] long, the peak that is each person's keypoint, -1 where there is none.
             box_of: [I, G] long, the box (slot) of each person, -1 where there is none.
             truth: [I, G, K, 2]; labelled: [I, G, K] bool; areas: [I, G].
+            skeleton: whose keypoints.
+            names: of the pictures, for messages.
         """
         pictures, slots = detections.valid.shape
         people = box_of.shape[1]
@@ -95,6 +98,7 @@ class OutputSamples(TensorFields):
                 weight=weight,
                 spread=oks_spread(of_box(areas, 1.0), skeleton),
                 somebody=somebody,
+                names=tuple(names),
             ),
             skeleton,
         )
@@ -138,7 +142,7 @@ class OutputSamples(TensorFields):
             scale = (torch.randn(len(pictures), generator=dice, device=device) * zoom).exp()
             return self.draw(pictures, mirrored, scale)
 
-        yield from draw_steps(steps, seen_otherwise, generator, first_step)
+        yield from draw_steps(steps, seen_otherwise, self.everything.names, generator, first_step)
 
     def draw(self, pictures: Tensor, mirrored: Tensor, scale: Tensor) -> GroupingBatch:
         """The pictures at the positions ``pictures`` [N], mirrored about their left edge [N] and rescaled [N]."""

@@ -7,8 +7,9 @@ done picture by picture or person by person.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class GroupingBatch(TensorFields):
         truth: [N, P, K, 2], where the keypoints really are; labelled: [N, P, K] bool.
         weight: [N, P, K], of each choice in the loss.
         spread: [N, P, K], squared pixels; somebody: [N, P] bool.
+        names: [N] of the pictures, for messages; empty where nobody knows them.
     """
 
     peaks: Peaks
@@ -83,6 +85,7 @@ class GroupingBatch(TensorFields):
     weight: Tensor
     spread: Tensor
     somebody: Tensor
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class PictureSamples(TensorFields):
         skeleton: whose keypoints.
         unlabelled_weight: weight of keypoints that nobody labelled: there are no peaks of them in these pictures, so
             "none" is right, but a network may find some.
+        names: [I] of the pictures; empty where nobody knows them.
     """
 
     keypoints: Tensor
@@ -107,10 +111,16 @@ class PictureSamples(TensorFields):
     count: Tensor
     skeleton: Skeleton
     unlabelled_weight: float = 0.5
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def from_labels(cls, pictures: list[PersonLabels], skeleton: Skeleton) -> PictureSamples:
+    def from_labels(cls, pictures: list[PersonLabels], skeleton: Skeleton, names: Sequence[str] = ()) -> PictureSamples:
         """Samples from the labels of every picture.
+
+        Args:
+            pictures: their labels.
+            skeleton: whose keypoints.
+            names: of the pictures, for messages.
 
         Raises:
             ValueError: no picture has a single person with a labelled keypoint and a box.
@@ -135,6 +145,7 @@ class PictureSamples(TensorFields):
             first=torch.from_numpy((np.cumsum(counts) - counts)[useful]),
             count=torch.from_numpy(counts[useful]),
             skeleton=skeleton,
+            names=tuple(compress(names, useful)),
         )
 
     def __len__(self) -> int:
@@ -173,7 +184,7 @@ class PictureSamples(TensorFields):
         mixed = torch.randperm(len(steps), generator=generator, device=device).tolist()
         steps = [steps[place] for place in mixed]
         yield from draw_steps(
-            steps, lambda rows, dice: self.draw(rows, augmentation, dice), generator, first_step
+            steps, lambda rows, dice: self.draw(rows, augmentation, dice), self.names, generator, first_step
         )
 
     def draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -17,14 +18,16 @@ StepBatch = TypeVar("StepBatch", bound=TensorFields)
 def draw_steps(
     steps: Sequence[Tensor],
     draw: Callable[[Tensor, torch.Generator], StepBatch],
+    names: Sequence[str],
     generator: torch.Generator,
     first_step: int = 0,
 ) -> Iterator[StepBatch]:
     """This process's part of every step; all parts together are what a process alone would have.
 
     Args:
-        steps: the samples of each step [N], as ``draw`` counts them.
-        draw: (samples, dice) -> their batch, with a sample a row.
+        steps: the samples of each step [N], as ``draw`` and ``names`` count them.
+        draw: (samples, dice) -> their batch, with a sample a row and a field ``names``.
+        names: of every sample's picture, for messages; empty where nobody knows them.
         generator: draws the dice of every step.
         first_step: steps to leave out at the start.
     """
@@ -34,7 +37,9 @@ def draw_steps(
         # Each process draws the whole step and keeps its rows, for what is random about a row depends on its place in
         # the step. That is work done twice, but little beside the network's.
         batch = draw(samples, generator.manual_seed(seed))
-        yield batch.pictures(_own_part(len(samples)))
+        mine = _own_part(len(samples))
+        named = tuple(names[sample] for sample in samples[mine].tolist()) if names else ()
+        yield replace(batch.pictures(mine), names=named)
 
 
 def _own_part(count: int) -> slice:

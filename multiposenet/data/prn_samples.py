@@ -7,7 +7,7 @@ by person.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,11 +41,17 @@ class PrnAugmentation:
 
 @dataclass(frozen=True)
 class PrnBatch(TensorFields):
-    """crops and labels [P, K, h, w], labelled [P, K] bool; see ``PoseResidualNetwork.loss``."""
+    """P people; see ``PoseResidualNetwork.loss``.
+
+    Args:
+        crops, labels: [P, K, h, w]; labelled: [P, K] bool.
+        names: [P] of the people's pictures, for messages; empty where nobody knows them.
+    """
 
     crops: Tensor
     labels: Tensor
     labelled: Tensor
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class PrnSamples(TensorFields):
         first: [T] long, the first row of the person's picture; count: [T] long, people in that picture.
         usable: [S] long, rows of the people to learn from, ascending.
         skeleton: whose keypoints.
+        names: [T] of the people's pictures; empty where nobody knows them.
     """
 
     keypoints: Tensor
@@ -66,10 +73,19 @@ class PrnSamples(TensorFields):
     count: Tensor
     usable: Tensor
     skeleton: Skeleton
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def from_labels(cls, pictures: list[PersonLabels], skeleton: Skeleton, min_keypoints: int = 4) -> PrnSamples:
+    def from_labels(
+        cls, pictures: list[PersonLabels], skeleton: Skeleton, min_keypoints: int = 4, names: Sequence[str] = ()
+    ) -> PrnSamples:
         """Samples from the labels of every picture; people with fewer keypoints only surround the others.
+
+        Args:
+            pictures: their labels.
+            skeleton: whose keypoints.
+            min_keypoints: labelled ones that it takes to be learnt from.
+            names: of the pictures, for messages.
 
         Raises:
             ValueError: nobody has that many keypoints.
@@ -92,6 +108,7 @@ class PrnSamples(TensorFields):
             count=torch.from_numpy(np.repeat(counts, counts)),
             usable=torch.from_numpy(np.flatnonzero(enough)),
             skeleton=skeleton,
+            names=tuple(name for name, count in zip(names, counts, strict=bool(names)) for _ in range(count)),
         )
 
     def __len__(self) -> int:
@@ -125,6 +142,7 @@ class PrnSamples(TensorFields):
         yield from draw_steps(
             order.split(batch_size),
             lambda rows, dice: self.draw(rows, grid, augmentation, dice),
+            self.names,
             generator,
             first_step,
         )
