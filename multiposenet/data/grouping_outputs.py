@@ -74,7 +74,8 @@ class OutputSamples(TensorFields):
         people = box_of.shape[1]
         # Whose box is it? The other way round; a row for people without a box takes what goes nowhere.
         person = torch.full((pictures, slots + 1), people, device=box_of.device)
-        person.scatter_(1, torch.where(box_of >= 0, box_of, slots), torch.arange(people).expand_as(box_of))
+        rows = torch.arange(people, device=box_of.device).expand_as(box_of)
+        person.scatter_(1, torch.where(box_of >= 0, box_of, slots), rows)
         person = person[:, :slots]
         somebody = (person < people) & detections.valid
         row = torch.where(somebody, person, 0)

@@ -26,9 +26,6 @@ BATCHES_ALIKE = 64
 FALSE_BOXES_AT_MOST = 3
 """Slots for false boxes a picture."""
 
-USUAL_SIGMA = 0.07
-"""About the mean of COCO's OKS sigmas."""
-
 
 @dataclass(frozen=True)
 class PictureAugmentation:
@@ -256,9 +253,9 @@ class PictureSamples(TensorFields):
 def oks_spread(areas: Tensor, skeleton: Skeleton) -> Tensor:
     """Squared pixels [..., K] at which OKS counts a keypoint of people of ``areas`` [...] as similar by 1 / e.
 
-    A skeleton without OKS sigmas is given :data:`USUAL_SIGMA` for every keypoint: here it only ranks people.
+    A skeleton without OKS sigmas has its ``reach``: here it only ranks people.
     """
-    sigmas = areas.new_tensor(skeleton.oks_sigmas or [USUAL_SIGMA] * skeleton.num_keypoints)
+    sigmas = areas.new_tensor(skeleton.reach)
     return 8 * areas.clamp(min=1)[..., None] * sigmas.square()
 
 
