@@ -146,12 +146,25 @@ class CropRule:
         return crops
 
 
-def _sampling_grid(matrices: Tensor, size: tuple[int, int], picture_size: tuple[int, int]) -> Tensor:
-    """Where the centres of crop pixels lie in a picture, in ``grid_sample``'s unit: [P, height, width, 2] float."""
+def unit_matrices(matrices: Tensor, size: tuple[int, int], picture_size: tuple[int, int]) -> Tensor:
+    """Maps from crops to pictures in ``grid_sample``'s unit, where coordinates run from -1 to 1 over every side.
+
+    Args:
+        matrices: [P, 2, 3] from continuous crop coordinates to continuous picture coordinates.
+        size: (height, width) of the crops.
+        picture_size: (height, width) of the pictures.
+
+    Returns:
+        [P, 2, 3] float32.
+    """
     corners = matrices.new_tensor((picture_size[1], picture_size[0]))[:, None]
     sides = matrices.new_tensor((size[1], size[0]))
-    # The same maps between coordinates that run from -1 to 1.
     linear = matrices[:, :, :2] * sides / corners
     offset = (matrices[:, :, :2] @ sides[:, None] + 2 * matrices[:, :, 2:]) / corners - 1
-    unit = torch.cat([linear, offset], dim=2).float()
+    return torch.cat([linear, offset], dim=2).float()
+
+
+def _sampling_grid(matrices: Tensor, size: tuple[int, int], picture_size: tuple[int, int]) -> Tensor:
+    """Where the centres of crop pixels lie in a picture, in ``grid_sample``'s unit: [P, height, width, 2] float."""
+    unit = unit_matrices(matrices, size, picture_size)
     return F.affine_grid(unit, [len(matrices), 3, *size], align_corners=False)

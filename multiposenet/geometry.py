@@ -154,6 +154,11 @@ class CropWindow:
         """Crop pixels per picture pixel: the square root of the area ratio."""
         return float(math.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
+    @property
+    def whole_shrinking(self) -> int:
+        """How many whole pixels, on a side, become one in a window that makes a picture smaller; else 1."""
+        return max(1, int(1 / self.scale + 1e-6))
+
     def inverse_matrix(self) -> np.ndarray:
         """[2, 3] map from continuous crop coordinates back to the picture's."""
         linear = np.linalg.inv(self.matrix[:, :2])

@@ -45,6 +45,10 @@ class TensorFields:
         """The same structure with every tensor on ``device``."""
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self):
+        """The same structure in memory that a GPU can fetch from while the CPU goes on."""
+        return self._each(lambda value: value.pin_memory())
+
     def pictures(self, rows: slice | Tensor):
         """The same structure of some of a batch's pictures, the first axis of every tensor."""
         return self._each(lambda value: value.pictures(rows) if isinstance(value, TensorFields) else value[rows])
@@ -207,6 +211,9 @@ class PoseTargets(TensorFields):
 class Batch(TensorFields):
     """What a loader hands to the training loop.
 
+    Pixels that are to be worked on where the network runs (``data.pending``) are finished by ``to``: whatever comes out
+    of that has the types below.
+
     Args:
         images: [N, 3, H, W] float in [0, 1], RGB (or whatever input the model of the method takes).
         targets: labels of the same pictures.
@@ -216,14 +223,6 @@ class Batch(TensorFields):
     images: Tensor
     targets: object
     names: tuple[str, ...]
-
-    def pin_memory(self) -> Batch:
-        pinned = {
-            f.name: getattr(self.targets, f.name).pin_memory()
-            for f in dataclasses.fields(self.targets)
-            if isinstance(getattr(self.targets, f.name), Tensor)
-        }
-        return Batch(self.images.pin_memory(), dataclasses.replace(self.targets, **pinned), self.names)
 
 
 @dataclass(frozen=True)

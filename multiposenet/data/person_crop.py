@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multiposenet.crops import CropRule
+from multiposenet.data.pending import PendingCrop, stack_images
 from multiposenet.data.picture_cache import CachedSamples
-from multiposenet.data.transforms import random_colours, uniform, warp_image
+from multiposenet.data.transforms import Picture, random_colours, uniform, warp_image
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.geometry import CropWindow
 from multiposenet.skeletons import Skeleton
@@ -78,6 +79,7 @@ class PersonCropDataset(Dataset):
         rule: how a crop is cut.
         skeleton: whose keypoints they are.
         augmentation: None for crops as they are in use.
+        picture: what crops are cut from, see ``transforms.example_from_sample``.
     """
 
     def __init__(
@@ -86,10 +88,12 @@ class PersonCropDataset(Dataset):
         rule: CropRule,
         skeleton: Skeleton,
         augmentation: PersonAugmentation | None = None,
+        picture: Callable[[np.ndarray], Picture] = Image.fromarray,
     ) -> None:
         if source.skeleton != skeleton:
             raise ValueError(f"crops are for skeleton {skeleton.name!r}, the source has {source.skeleton.name!r}")
         self.source, self.rule, self.skeleton, self.augmentation = source, rule, skeleton, augmentation
+        self.picture = picture
         self._people = labelled_people(source)
         self._upper = np.array(upper_body(skeleton))
         self._colours = random_colours() if augmentation is not None and augmentation.colours else None
@@ -99,6 +103,8 @@ class PersonCropDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """``image`` [3, h, w] uint8, ``keypoints`` [K, 2] crop pixels, ``visibility`` [K] and ``name``.
+
+        Of a picture that is pending ``image`` is a ``PendingCrop``.
 
         Raises:
             RuntimeError: the sample is broken; the message names the picture, the cause is the original error.
@@ -121,8 +127,10 @@ class PersonCropDataset(Dataset):
                 candidates = np.zeros(1, int)
             person = int(candidates[int(torch.randint(len(candidates), ()))])
         window, mirrored = self.window(labels, person)
-        image = warp_image(Image.fromarray(image), window, self.rule.border, self.rule.smooth)
+        image = warp_image(self.picture(image), window, self.rule.border, self.rule.smooth)
         image = image if self._colours is None else self._colours(image)
+        if not isinstance(image, PendingCrop):
+            image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         keypoints = window.keypoints_to_crop(torch.from_numpy(labels.keypoints[person]))
         visibility = torch.from_numpy(labels.visibility[person])
         if mirrored:
@@ -130,7 +138,7 @@ class PersonCropDataset(Dataset):
         height, width = window.size
         inside = ((keypoints >= -0.5) & (keypoints < torch.tensor([width - 0.5, height - 0.5]))).all(-1)
         return {
-            "image": torch.from_numpy(np.array(image)).permute(2, 0, 1),
+            "image": image,
             "keypoints": keypoints,
             "visibility": torch.where(inside, visibility, 0).to(torch.uint8),
             "name": self.source.image_name(picture),
@@ -193,10 +201,10 @@ def collate_crops(examples: Sequence[dict]) -> Batch:
     """Stacks examples of :class:`PersonCropDataset`; images become float32 in [0, 1], not normalised."""
     if not examples:
         raise ValueError("examples is empty; a batch needs at least one")
-    stacked = {key: torch.stack([example[key] for example in examples]) for key in ("image", "keypoints", "visibility")}
+    keypoints, visibility = (torch.stack([example[key] for example in examples]) for key in ("keypoints", "visibility"))
     return Batch(
-        images=stacked["image"].float().div_(255),
-        targets=CropTargets(stacked["keypoints"], stacked["visibility"]),
+        images=stack_images([example["image"] for example in examples]),
+        targets=CropTargets(keypoints, visibility),
         names=tuple(example["name"] for example in examples),
     )
 

@@ -2,7 +2,8 @@
 
 An example is a dict with the keys of :func:`example_from_sample`. Its picture and masks are types that
 ``torchvision.transforms.v2`` knows, so any colour transform from there can follow. Geometric ones from there must
-not: none of them exchanges left and right keypoints in a mirrored picture.
+not: none of them exchanges left and right keypoints in a mirrored picture. Only the transforms here know a
+``PendingImage``, whose pixels are worked on later and elsewhere (``data.pending``).
 
 All randomness comes from torch's generator: ``torch.manual_seed`` and a loader's worker seeds reproduce it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from multiposenet.data.colours import BLUR_PIXELS, ColourChange, change_colours
+from multiposenet.data.pending import PendingCrop, PendingImage, PendingMasks
 from multiposenet.data.person_masks import box_pixels
 from multiposenet.geometry import CropWindow, clip_boxes
 from multiposenet.skeletons import COCO_PERSON, Skeleton
@@ -31,16 +35,19 @@ PADDING_COLOUR = (124, 116, 104)
 _MASKS = ("person_mask", "ignore_mask", "unknown_mask")
 
 
-def _whole_shrinking(window: CropWindow) -> int:
-    """How many whole pixels, on a side, become one in a window that makes a picture smaller; else 1."""
-    return max(1, int(1 / window.scale + 1e-6))
+Picture = Image.Image | PendingImage
+"""What a transform is given of a picture's pixels: a PIL image is several times faster on the CPU than a tensor."""
 
 
-def example_from_sample(sample: Sample) -> dict:
+def example_from_sample(sample: Sample, picture: Callable[[np.ndarray], Picture] = Image.fromarray) -> dict:
     """The sample as a transform takes it.
 
+    Args:
+        sample: the sample.
+        picture: [H, W, 3] uint8 -> what the transform is given of it, a value of ``data.pending.PICTURES``.
+
     Returns:
-        ``image``: PIL RGB image (several times faster than a tensor in v2's colour transforms on the CPU).
+        ``image``: the picture, RGB.
         ``person_mask``, ``ignore_mask``, ``unknown_mask``: [H, W] bool ``tv_tensors.Mask``.
         ``keypoints`` [P, K, 2] float32, ``visibility`` [P, K] uint8, ``boxes`` [P, 4] float32, ``areas`` [P] float32,
         ``crowd`` [P] bool, and ``valid`` [P] bool: a single person whose box the detector should find.
@@ -49,7 +56,7 @@ def example_from_sample(sample: Sample) -> dict:
     labels = sample.labels
     masks = (sample.person_mask, sample.ignore_mask, sample.unknown)
     return {
-        "image": Image.fromarray(sample.image),
+        "image": picture(sample.image),
         **{key: tv_tensors.Mask(torch.from_numpy(mask)) for key, mask in zip(_MASKS, masks, strict=True)},
         "keypoints": torch.from_numpy(labels.keypoints),
         "visibility": torch.from_numpy(labels.visibility),
@@ -63,20 +70,22 @@ def example_from_sample(sample: Sample) -> dict:
 
 
 def warp_image(
-    image: Image.Image, window: CropWindow, fill: tuple[int, int, int] = PADDING_COLOUR, smooth: bool = True
-) -> Image.Image:
+    image: Picture, window: CropWindow, fill: tuple[int, int, int] = PADDING_COLOUR, smooth: bool = True
+) -> Image.Image | PendingCrop:
     """Resamples a picture once into a window: bilinear, averaged over whole blocks of pixels first when it shrinks.
 
     Args:
-        image: PIL RGB image.
+        image: PIL RGB image, or one that is pending.
         window: from this picture to the crop.
         fill: RGB of crop pixels whose centre lies outside the picture.
         smooth: False leaves out the averaging.
 
     Returns:
-        PIL RGB image of the window's size.
+        PIL RGB image of the window's size, or what will be it.
     """
-    factor = _whole_shrinking(window) if smooth else 1
+    if isinstance(image, PendingImage):
+        return image.warped(window, fill, smooth)
+    factor = window.whole_shrinking if smooth else 1
     inverse = window.inverse_matrix()
     if factor > 1:
         # Every block of factor x factor pixels becomes one pixel: continuous coordinates shrink by just that.
@@ -100,7 +109,7 @@ def letterbox_image(picture: np.ndarray, size: int) -> Tensor:
         [3, h, w] uint8.
     """
     window = CropWindow.letterbox(picture.shape[:2], size)
-    factor = _whole_shrinking(window)
+    factor = window.whole_shrinking
     if factor > 1:
         picture = np.asarray(Image.fromarray(picture).reduce(factor))
     scale = window.scale * factor
@@ -161,6 +170,9 @@ def warp_example(
         skeleton: whose K keypoints these are.
         min_visible: least share of a valid person's box that is inside the crop.
         min_side: least width and height of a valid box, in crop pixels.
+
+    Returns:
+        The example; of a picture that is pending its masks are too, together as ``masks``.
     """
     keypoints, visibility = example["keypoints"], example["visibility"]
     if keypoints.shape[1] != skeleton.num_keypoints:
@@ -185,16 +197,10 @@ def warp_example(
     sides, full_sides = boxes[:, 2:] - boxes[:, :2], warped[:, 2:] - warped[:, :2]
     present = (sides > 0).all(dim=1)
     enough = (sides >= min_side).all(dim=1) & (sides.prod(dim=1) >= min_visible * full_sides.prod(dim=1))
-    person_mask, ignore_mask, unknown_mask = warp_masks([example[key] for key in _MASKS], window)
     labelled = (visibility > 0).any(dim=1) & ~example["crowd"]
     leftovers = boxes[present & example["valid"] & ~enough & ~labelled]
-    _ignore_boxes(ignore_mask, leftovers, except_for=boxes[labelled])
     return {
-        **example,
-        "image": warp_image(example["image"], window),
-        "person_mask": tv_tensors.Mask(person_mask),
-        "ignore_mask": tv_tensors.Mask(ignore_mask),
-        "unknown_mask": tv_tensors.Mask(unknown_mask),
+        **_warped_pixels(example, window, leftovers, spared=boxes[labelled]),
         "keypoints": keypoints[present],
         "visibility": visibility[present],
         "boxes": boxes[present],
@@ -318,16 +324,51 @@ class Letterbox(v2.Transform):
         return f"size={self.size}, multiple={self.multiple}, skeleton={self.skeleton.name!r}"
 
 
-def random_colours() -> v2.Transform:
+class RandomColours(v2.Transform):
     """Mild changes of brightness, contrast, saturation and hue; now and then greyscale or a slight blur."""
-    return v2.Compose(
-        [
-            v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.25),
-            v2.RandomApply([v2.ColorJitter(hue=0.03)], p=0.1),
-            v2.RandomGrayscale(p=0.05),
-            v2.RandomApply([v2.GaussianBlur(kernel_size=5, sigma=(0.3, 1.5))], p=0.1),
-        ]
-    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factors = v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.25)
+        self._hue, self._hue_chance = v2.ColorJitter(hue=0.03), 0.1
+        self._grey_chance = 0.05
+        self._blur, self._blur_chance = v2.GaussianBlur(BLUR_PIXELS, sigma=(0.3, 1.5)), 0.1
+
+    def draw(self) -> ColourChange:
+        """Draws what to change, in the order of torchvision's own transforms one after the other."""
+        factors = self._factors.make_params([])
+        hue = self._hue.make_params([])["hue_factor"] if _by_chance(self._hue_chance) else None
+        grey = _by_chance(self._grey_chance)
+        sigma = self._blur.make_params([])["sigma"][0] if _by_chance(self._blur_chance) else 0.0
+        return ColourChange(
+            order=tuple(which for which in factors["fn_idx"].tolist() if which < 3),  # the fourth is hue
+            factors=tuple(factors[f"{name}_factor"] for name in ("brightness", "contrast", "saturation")),
+            hue=hue,
+            grey=grey,
+            sigma=sigma,
+        )
+
+    def forward(self, example: dict | Image.Image | PendingCrop) -> dict | Image.Image | PendingCrop:
+        """An example with its picture changed, or a picture by itself; of one that is pending the change is noted."""
+        if isinstance(example, dict):
+            return {**example, "image": self(example["image"])}
+        change = self.draw()
+        if isinstance(example, PendingCrop):
+            return dataclasses.replace(example, change=change)
+        return change_colours(example, change)
+
+
+OWN_TRANSFORMS = (RandomPersonCrop, Letterbox, RandomColours)
+"""Those that know pictures whose pixels are pending."""
+
+
+def random_colours() -> v2.Transform:
+    """See :class:`RandomColours`."""
+    return RandomColours()
+
+
+def _by_chance(probability: float) -> bool:
+    return bool(torch.rand(1) < probability)
 
 
 def training_transform(
@@ -347,6 +388,18 @@ def training_transform(
 def uniform(low: float, high: float) -> float:
     """A number between two, from torch's generator."""
     return low + (high - low) * float(torch.rand((), dtype=torch.float64))
+
+
+def _warped_pixels(example: dict, window: CropWindow, ignored: Tensor, spared: Tensor) -> dict:
+    """The example with picture and masks in a window; boxes [B, 4] become ignored, but for boxes [S, 4] in them."""
+    image, masks = warp_image(example["image"], window), [example[key] for key in _MASKS]
+    if isinstance(image, PendingCrop):
+        rest = {key: value for key, value in example.items() if key not in _MASKS}
+        return {**rest, "image": image, "masks": PendingMasks.of(masks, window, ignored, spared)}
+    person, ignore, unknown = warp_masks(masks, window)
+    _ignore_boxes(ignore, ignored, except_for=spared)
+    warped = zip(_MASKS, (person, ignore, unknown), strict=True)
+    return {**example, "image": image, **{key: tv_tensors.Mask(mask) for key, mask in warped}}
 
 
 def _include_keypoints(boxes: Tensor, keypoints: Tensor, visibility: Tensor) -> Tensor:
