@@ -31,6 +31,7 @@ from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
 from multiposenet.data.pasting import CutOuts, PastedPeople
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.picture_cache import CachedSamples
 from multiposenet.data.sources import (
     LAYOUTS,
@@ -72,7 +73,7 @@ OPTIMIZERS = {
 
 FREE_ON_RESUME = (
     *("resume", "out", "epochs", "stop_epoch", "workers", "device", "validate_every", "keep", "save_seconds"),
-    *("tensorboard", "cache"),
+    *("tensorboard", "cache", "augment_on"),
     *("weights", "backbone_weights", "init"),
 )
 """Options that may change when a run is resumed: length, place, and the weights it started from."""
@@ -122,6 +123,10 @@ class TrainOptions:
     )  # fmt: skip
     crop: int | None = option(None, "side of the training crop of a whole picture; default image_size")
     augment: bool = option(True, "random crop, scale, rotation, flip and colour; off: as in use, nothing random")
+    augment_on: str = option(
+        "loader", "where pictures are cropped, turned and coloured: by the loader's processes, or where the network is",
+        tuple(PICTURES),
+    )  # fmt: skip
     colours: bool | None = option(None, "random colour changes, when augmenting; default the model's")
     scale: tuple[float, ...] | None = option(None, "range of the random scale; default the model's")
     rotation: float | None = option(None, "largest random rotation, degrees; default the model's")

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from multiposenet.checkpoint import load_tensors
 from multiposenet.data.mpii import write_mpii
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.engine import linear_schedule
 from multiposenet.options import parse_model_options
@@ -83,6 +84,17 @@ def test_people_are_cut_from_cached_pictures_of_full_size(tmp_path):
     train_posenet.main([*QUICK, *DRAWN, "--cache", str(cache), "--out", str(tmp_path / "run")])
     sizes = {load_file(file)["image"].shape for file in cache.glob("*/*.safetensors")}
     assert sizes == {(480, 480, 3)}
+
+
+def test_crops_cut_on_the_device_teach_what_the_loader_s_teach(tmp_path):
+    losses = []
+    for where in PICTURES:
+        run = tmp_path / where
+        train_posenet.main([*QUICK, *DRAWN, "--colours", "--augment_on", where, "--out", str(run)])
+        (row,) = rows(run)
+        losses.append([float(row["finest"]), float(row["coarser"])])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_mpii_is_validated_by_its_own_measure(tmp_path):

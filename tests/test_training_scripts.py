@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from torch.testing import assert_close
 
 from multiposenet.checkpoint import load_tensors, load_training_state, save_weights, training_states
 from multiposenet.data.arrangements import ARRANGEMENTS
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.sources import SYNTHETIC_KINDS, TRAIN_SEED, open_dataset, read_labels
 from multiposenet.methods import PoseMethod, build_method
 from multiposenet.options import read_options_file
@@ -282,6 +284,56 @@ def test_people_of_a_folder_are_pasted_and_data_sets_mixed_as_asked(folder):
     assert words.endswith("pasted in")
     with pytest.raises(ValueError, match="topdown_lite is trained without --paste"):
         train_posenet.main(["--model", "topdown_lite", *QUICK, *data, "--out", str(folder / "refused")])
+
+
+def losses_of(run: Path) -> dict[str, float]:
+    names = ("loss", "heatmaps", "person_mask", "intermediate", "box_logits", "box_deltas")
+    return {name: float(rows(run)[0][name]) for name in names}
+
+
+def test_augmentation_on_the_device_teaches_what_that_of_the_loader_teaches(folder, joint):
+    run = folder / "on_device"
+    train_posenet.main(["--train", "joint", *QUICK, "--augment_on", "device", "--out", str(run)])
+    ours, theirs = losses_of(run), losses_of(joint)
+    assert ours["heatmaps"] != theirs["heatmaps"]
+    # The detector's errors jump where an anchor is just taken for somebody's; the labels are the same to the bit.
+    assert ours == pytest.approx(theirs, rel=0.02)
+    assert tomllib.loads((run / "options.toml").read_text())["augment_on"] == "device"
+
+
+def test_augmentation_on_the_device_goes_with_all_that_data_come_from(folder):
+    cut_from = folder / "cut_from_too"
+    script(ROOT / "datasets" / "synthesize.py").main(
+        ["--out", str(cut_from), "--count", "2", "--seed", "5", "--size", "96", "--split", "train2017"]
+    )
+    data = ["--data", f"synthetic,{cut_from}", "--shares", "1,1", "--paste", str(cut_from), "--pasted", "1"]
+    more = ["--cache", str(folder / "cache"), "--workers", "1", "--passes", "2", "--val_data", "synthetic"]
+    found = []
+    for augment in ("--augment", "--no-augment"):
+        for where in PICTURES:
+            run = folder / f"all{augment}_{where}"
+            argv = ["--train", "joint", *QUICK, *data, *more, augment, "--augment_on", where]
+            train_posenet.main([*argv, "--out", str(run)])
+            found.append(losses_of(run))
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+    assert found[2] == pytest.approx(found[3], rel=0.02)
+    assert found[0] != pytest.approx(found[2], rel=0.02)
+
+
+def test_a_run_with_augmentation_on_the_device_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(folder):
+    whole, interrupted = folder / "device_whole", folder / "device_interrupted"
+    argv = ["--train", "joint", *QUICK, "--augment_on", "device", "--epochs", "2", "--save_seconds", "0", "--keep", "9"]
+    train_posenet.main([*argv, "--out", str(whole)])
+    shutil.copytree(whole, interrupted)
+    states = training_states(interrupted)
+    later = [file for file in states if not file.name.startswith("state-000000001-")]
+    assert 0 < len(later) < len(states)
+    for file in later:
+        file.unlink()
+    train_posenet.main(["--resume", str(interrupted)])
+    expected, found = (load_tensors(run / "last.safetensors")[0] for run in (whole, interrupted))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert losses_of(whole) == losses_of(interrupted)
 
 
 def test_a_skeleton_from_a_file_trains_a_network_for_its_keypoints(folder):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from multiposenet.anchors import MAX_LOG_SCALE, AnchorGrid, TorchvisionAnchorGrid
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
 from multiposenet.decode.boxes import BoxDecoder
@@ -258,11 +259,12 @@ JOINT = Task("joint", _losses_of(*TASKS), ("prn",))
 
 def _examples(source: SampleSource, decoder: ChainDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
     """Pictures, or random crops of them, with everybody in them."""
+    picture = PICTURES[view.augment_on]
     if not view.augment:
-        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton))
+        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton), picture=picture)
     crop = view.crop or view.image_size
     transform = training_transform(crop, view.image_size, view.scale, view.rotation, view.flip, view.colours, skeleton)
-    return WholeImageDataset(source, transform)
+    return WholeImageDataset(source, transform, picture=picture)
 
 
 def _run(model: nn.Module, decoder: ChainDecoder, settings: RunnerSettings) -> WholePictures:

@@ -64,6 +64,7 @@ class TrainingView:
         half_body: of one person's crop, the probability that only the upper or the lower half is shown.
         upper: of half a person's crop, the probability that it is the upper half.
         further_extension: of one person's crop, the largest random growth of the box (x, y), a share.
+        augment_on: where pixels are worked on, a key of ``data.pending.PICTURES``.
     """
 
     image_size: int | None = None
@@ -76,6 +77,7 @@ class TrainingView:
     half_body: float | None = None
     upper: float | None = None
     further_extension: tuple[float, float] | None = None
+    augment_on: str = "loader"
 
 
 @dataclass(frozen=True)

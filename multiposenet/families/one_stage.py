@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision.ops import MultiScaleRoIAlign
 
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.transforms import Letterbox, training_transform
 from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
 from multiposenet.decode.rois import RoiDecoder
@@ -121,11 +122,12 @@ JOINT = Task("joint", lambda model, batch: model(batch.images, batch.targets, fi
 
 def _examples(source: SampleSource, decoder: RoiDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
     """Pictures of a random size that fit whole into the crop, unless the view says otherwise."""
+    picture = PICTURES[view.augment_on]
     if not view.augment:
-        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton))
+        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton), picture=picture)
     crop = view.crop or view.image_size
     transform = training_transform(crop, view.image_size, view.scale, view.rotation, view.flip, view.colours, skeleton)
-    return WholeImageDataset(source, transform)
+    return WholeImageDataset(source, transform, picture=picture)
 
 
 IMAGE_SIZE = 1056

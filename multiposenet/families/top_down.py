@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from multiposenet.crop_heatmaps import SIGMAS, GaussianLabels, RefinedMaximum, SecondMaximum, TapLabels
 from multiposenet.crop_losses import STRIDE, CropCrossEntropy, CropLoss
 from multiposenet.crops import CropRule
+from multiposenet.data.pending import PICTURES
 from multiposenet.data.person_crop import PersonAugmentation, PersonCropDataset, collate_crops
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.decode.crops import CropDecoder
@@ -291,7 +292,7 @@ def _examples(source: SampleSource, decoder: CropDecoder, skeleton: Skeleton, vi
     if view.augment:
         own: Mapping = {name: getattr(view, name) for name in VARIED}
         how = replace(SETTINGS.get(skeleton.name, COCO_SETTINGS).augmentation, **own)
-    return PersonCropDataset(source, decoder.rule.resized(view.image_size), skeleton, how)
+    return PersonCropDataset(source, decoder.rule.resized(view.image_size), skeleton, how, PICTURES[view.augment_on])
 
 
 FAMILY = Family(
