@@ -5,7 +5,9 @@
     python benchmarks/loading.py --data COCO --split val2017 --out loading.json
 
 All pipelines read the same files in the same order with one thread each, taking turns round by round; figures are
-medians. The last lines train the small network on the loader for some steps and tell how long it waited for pictures.
+medians. Of pictures that are cropped and coloured on the device only what a loader's process does is counted. The last
+lines train the small network on the loader for some steps, on a GPU where there is one, and tell how long it waited for
+pictures; what the device does to them is then part of its work.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torchvision.transforms import v2
 from multiposenet import create_model
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.loading import EpochBatches, open_loader
+from multiposenet.data.pending import PendingImage
 from multiposenet.data.picture_cache import CachedSamples
 from multiposenet.data.transforms import training_transform
 from multiposenet.data.whole_image import WholeImageDataset, collate
@@ -51,7 +54,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()
-    facts = machine_facts(torch.device("cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = machine_facts(device)
     print(describe(facts))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,10 +66,15 @@ def main() -> None:
         cached = WholeImageDataset(CachedSamples(source, folder / "cache", round(REFERENCE * 1.2)), transform)
         for index in range(len(cached)):
             cached[index]  # filling the cache is not what is measured
+        coloured = training_transform(CROP, REFERENCE)
+        on_device = WholeImageDataset(source, coloured, picture=PendingImage)
+        cached_on_device = WholeImageDataset(cached.source, coloured, picture=PendingImage)
         pipelines: dict[str, Dataset] = {
             "ours, crop, no colour changes": plain,
-            "ours, with colour changes": WholeImageDataset(source, training_transform(CROP, REFERENCE)),
+            "ours, with colour changes": WholeImageDataset(source, coloured),
             "ours, from the cache, no colour changes": cached,
+            "ours, decoded only, the rest on the device": on_device,
+            "ours, from the cache, the rest on the device": cached_on_device,
             "torchvision's reference detection pipeline": torchvision_reference(data, arguments.split, source),
         }
         threads = torch.get_num_threads()
@@ -76,8 +85,13 @@ def main() -> None:
         for name, rate in rates.items():
             print(f"{name:45} {rate:7.1f} pictures/s a core  {rate / theirs:5.2f}x")
         waiting = {
-            name: share_of_waiting(dataset, arguments.workers, arguments.steps)
-            for name, dataset in (("files", plain), ("cache", cached))
+            name: share_of_waiting(dataset, arguments.workers, arguments.steps, device)
+            for name, dataset in (
+                ("files", plain),
+                ("cache", cached),
+                ("files, with colours, augmentation on the device", on_device),
+                ("the cache, with colours, augmentation on the device", cached_on_device),
+            )
         }
         for name, (share, rate) in waiting.items():
             print(f"training on {name}: {rate:.1f} pictures/s, {share:.1%} of the time waiting for pictures")
@@ -139,24 +153,28 @@ def pictures_a_second(readers: dict[str, Callable[[int], None]], rounds: int) ->
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def share_of_waiting(dataset: Dataset, workers: int, steps: int) -> tuple[float, float]:
+def share_of_waiting(dataset: Dataset, workers: int, steps: int, device: torch.device) -> tuple[float, float]:
     """Share of a training's time that it waits for its loader, and its pictures a second."""
     torch.manual_seed(0)
-    model = create_model("multiposenet_lite").to(memory_format=torch.channels_last).train()
+    model = create_model("multiposenet_lite").to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     batches = EpochBatches(len(dataset), 8 * (steps + 5), 8, seed=0, epoch=0)
     waited, begin = 0.0, time.perf_counter()
     mark = begin
-    for step, batch in enumerate(open_loader(dataset, batches, collate, workers)):
+    pinned = device.type == "cuda"
+    for step, batch in enumerate(open_loader(dataset, batches, collate, workers, pinned)):
         if step == 5:  # the workers' start is not what a long training waits for
             waited, begin = 0.0, time.perf_counter()
         elif step > 5:
             waited += time.perf_counter() - mark
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = batch.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             losses = model(batch.images.contiguous(memory_format=torch.channels_last), batch.targets)[1]
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()
         optimizer.step()
+        float(loss.detach())  # as a training does, which looks whether it is finite: or the device would lag behind
         mark = time.perf_counter()
     seconds = mark - begin
     return waited / seconds, 8 * steps / seconds
