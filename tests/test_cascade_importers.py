@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import published_cascade as published
@@ -20,7 +18,6 @@ from multiposenet.methods import build_method, create_model, match_weights
 from multiposenet.predictor import load
 from multiposenet.skeletons import MPII
 
-KEYS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "checkpoint_keys"
 NETWORKS = {
     "mspn_2stage": (published.Bottleneck, (3, 4, 6, 3), 4, 2),
     "res18": (published.Bottleneck, (2, 2, 2, 2), 1, 1),
@@ -121,11 +118,8 @@ def test_a_file_of_mmpose_gives_the_same_network_without_biases_on_rgb(name, kin
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_with_the_published_names_and_shapes_fits_its_model(file):
-    path = KEYS / f"{file}.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no {path}: the names and shapes of the published files")
-    names = json.loads(gzip.decompress(path.read_bytes()))
+def test_a_file_with_the_published_names_and_shapes_fits_its_model(file, published_names):
+    names = published_names(file)
     tensors = {name: torch.empty(shape, device="meta") for name, shape in names.items()}
     ours, facts = importers.translate(tensors, file)
     assert match_weights(ours, facts, file) == FILES[file]
@@ -139,15 +133,12 @@ def test_a_file_with_the_published_names_and_shapes_fits_its_model(file):
     json.dumps(facts)
 
 
-def test_the_stand_in_of_these_tests_has_the_published_names_and_shapes():
-    path = KEYS / "mspn2.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
+def test_the_stand_in_of_these_tests_has_the_published_names_and_shapes(published_names):
     with torch.device("meta"):
         own = {
             key: list(value.shape) for key, value in published.Network(*NETWORKS["mspn_2stage"]).state_dict().items()
         }
-    assert own == json.loads(gzip.decompress(path.read_bytes()))
+    assert own == published_names("mspn2")
 
 
 def test_a_whole_picture_comes_out_as_by_the_published_code(tmp_path):

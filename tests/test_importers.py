@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import sys
 from pathlib import Path
@@ -29,7 +28,6 @@ from multiposenet.skeletons import COCO_PERSON
 from multiposenet.structures import Detections, MultiPoseNetOutputs, Peaks
 from multiposenet.weights import convert_weights
 
-KEYS = Path(__file__).resolve().parents[2] / "shared" / "spec" / "checkpoint_keys"
 NODES = 6
 LITE = "multiposenet_lite"
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -53,13 +51,6 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor, atol: float = 1e-5) ->
 
 def meta_tensors(names: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in names.items()}
-
-
-def published_names(name: str) -> dict[str, list[int]]:
-    path = KEYS / f"{name}.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no {path}: the names and shapes of the published files")
-    return json.loads(gzip.decompress(path.read_bytes()))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +121,7 @@ def test_the_published_networks_answers_come_out_of_a_file_of_its_weights(networ
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_a_file_with_the_published_names_and_shapes_fits_the_model_of_its_depth(depth):
+def test_a_file_with_the_published_names_and_shapes_fits_the_model_of_its_depth(depth, published_names):
     tensors, facts = importers.translate(meta_tensors(published_names(f"limeng95_r{depth}")), "file")
     assert match_weights(tensors, facts, "file") == f"multiposenet_resnet{depth}"
     assert facts["options"]["prn_nodes"] == 1024
@@ -139,7 +130,7 @@ def test_a_file_with_the_published_names_and_shapes_fits_the_model_of_its_depth(
     json.dumps(facts)
 
 
-def test_the_stand_in_of_these_tests_has_the_published_names_and_shapes():
+def test_the_stand_in_of_these_tests_has_the_published_names_and_shapes(published_names):
     with torch.device("meta"):
         stand_in = published.Network(101).state_dict()
     assert {key: list(value.shape) for key, value in stand_in.items()} == published_names("limeng95_r101")
@@ -240,7 +231,7 @@ def test_the_authors_residual_network_can_be_had_by_itself(prn, tmp_path):
     assert alone.grouping.grid.blur == "legacy"
 
 
-def test_the_published_names_and_shapes_are_those_of_the_authors_file():
+def test_the_published_names_and_shapes_are_those_of_the_authors_file(published_names):
     tensors, facts = importers.translate(meta_tensors(published_names("prn")), "file")
     assert facts["parts"] == ["prn"]
     assert match_weights(tensors, facts, "file", "multiposenet_resnet101") == "multiposenet_resnet101"

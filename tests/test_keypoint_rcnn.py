@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -146,11 +142,8 @@ def test_the_one_stage_head_has_its_published_size_and_shapes():
     assert count(plain) == 17_838_097
 
 
-def test_every_name_of_the_references_head_has_one_of_ours():
-    spec = Path(__file__).resolve().parents[2] / "shared" / "spec" / "checkpoint_keys" / "onestage_head.json.gz"
-    if not spec.is_file():
-        pytest.skip(f"no {spec}, the names and shapes of the published head")
-    shapes = json.loads(gzip.decompress(spec.read_bytes()))
+def test_every_name_of_the_references_head_has_one_of_ours(published_names):
+    shapes = published_names("onestage_head")
     with torch.device("meta"):
         own = OneStageKeypointHead().state_dict()
     assert {reference_name(name): list(shape) for name, shape in shapes.items()} == {
