@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import io
 import json
 import statistics
@@ -92,6 +93,17 @@ def plain(truth: dict, predictions: list[dict]) -> dict[str, float]:
     return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
 
 
+def installed_backends() -> list[str]:
+    """The evaluation's backends that are there, each named as its package is; says which ones are not."""
+    installed = []
+    for name in BACKENDS:
+        if importlib.util.find_spec(name.replace("-", "_")) is None:
+            print(f"{name} is not installed and is left out; pip install -e '.[fast]' for it")
+        else:
+            installed.append(name)
+    return installed
+
+
 def measure(
     candidates: dict[str, Callable[[dict, list[dict]], object]], truth: dict, predictions: list[dict], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, object]]:
@@ -129,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def with_backend(backend: str) -> Callable[[dict, list[dict]], dict[str, float]]:
         return lambda people, found: evaluate_coco(people, found, backend=backend)
 
-    candidates: dict[str, Callable] = {REFERENCE: plain} | {name: with_backend(name) for name in BACKENDS}
+    candidates: dict[str, Callable] = {REFERENCE: plain} | {name: with_backend(name) for name in installed_backends()}
     if arguments.diagnosis:
         candidates["diagnosis"] = diagnose
     busy, wall, given = measure(candidates, truth, predictions, arguments.repeats)

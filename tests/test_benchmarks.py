@@ -18,6 +18,7 @@ SMALLEST = {
         f"--weights={ROOT / 'multiposenet/assets/multiposenet_lite.safetensors'}", "--precision=bf16",
         "--image-size=96", "--repeats=1", "--warmup=0", "--threads=1",
     ],
+    "evaluation": ["--pictures", "20", "--predictions", "60", "--repeats", "1"],
     "grouping": ["--groupings", "gaussian_prior", "set_assignment", "--repeats", "1"],
     "onestage": ["--people", "2", "--repeats", "1"],
     "topdown": ["--model", "topdown_lite", "--people", "2", "--rounds", "1"],
