@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder in COCO's layout; default: synthetic people, drawn for this run")
     parser.add_argument("--split", default="train2017")
-    parser.add_argument("--pictures", type=int, default=200, help="how many different pictures to read")
+    parser.add_argument("--pictures", type=int, default=200, help="how many pictures of labelled people to read")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="training steps whose waiting is measured")
     parser.add_argument("--workers", type=int, default=2)
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = Path(arguments.data) if arguments.data else draw(folder / "people", arguments.pictures, arguments.split)
-        source = CocoKeypoints(data, arguments.split, limit=arguments.pictures)
+        source = CocoKeypoints(data, arguments.split, limit=arguments.pictures, with_keypoints=True)
         transform = training_transform(CROP, REFERENCE, colours=False)
         plain = WholeImageDataset(source, transform)
         cached = WholeImageDataset(CachedSamples(source, folder / "cache", round(REFERENCE * 1.2)), transform)
@@ -109,7 +109,11 @@ def draw(folder: Path, count: int, split: str) -> Path:
 
 
 def torchvision_reference(data: Path, split: str, source: CocoKeypoints) -> Dataset:
-    """CocoDetection with the transforms of torchvision's detection reference (preset hflip), pictures of our size."""
+    """CocoDetection with the transforms of torchvision's detection reference (preset hflip), pictures of our size.
+
+    It reads the pictures of ``source`` in their order. torchvision makes no mask of an empty segmentation, so the box
+    takes its place: nobody is left out.
+    """
     folder = next(folder for folder in source.picture_folders if folder.is_dir())
     annotations = data / "annotations" / f"person_keypoints_{split}.json"
     transforms = v2.Compose(
@@ -123,9 +127,13 @@ def torchvision_reference(data: Path, split: str, source: CocoKeypoints) -> Data
         ]
     )
     dataset = CocoDetection(str(folder), str(annotations), transforms=transforms)
+    for person in dataset.coco.anns.values():
+        if not person.get("segmentation"):
+            x, y, width, height = person["bbox"]
+            person["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     wrapped = wrap_dataset_for_transforms_v2(dataset, target_keys=("boxes", "labels", "masks"))
-    with_people = [index for index in range(len(dataset)) if dataset.coco.getAnnIds(dataset.ids[index])]
-    return torch.utils.data.Subset(wrapped, with_people)
+    position = {image_id: index for index, image_id in enumerate(dataset.ids)}
+    return torch.utils.data.Subset(wrapped, [position[image_id] for image_id in source.image_ids])
 
 
 def reader(dataset: Dataset) -> Callable[[int], None]:
