@@ -375,12 +375,14 @@ def evaluated(figures: dict[str, dict[str, float]], where: str = "") -> dict:
 
 
 def all_data(trainings: Sequence[Mapping]) -> list[dict]:
-    """What trainings of these metadata have learnt from, each data set once, as the last training that saw it says."""
+    """What trainings of these metadata have learnt from, each data set once, as the last training that saw it says.
+
+    Of people who were pasted into it in an earlier training, that one's word stays.
+    """
     found: dict[str, dict] = {}
     for facts in trainings:
         for source in facts["data"] if isinstance(facts["data"], list) else [facts["data"]]:
-            found.pop(source["sha256"], None)
-            found[source["sha256"]] = source
+            found[source["sha256"]] = found.pop(source["sha256"], {}) | source
     return list(found.values())
 
 

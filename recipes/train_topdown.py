@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from train_default import NAMES, ROOT, draw_people, evaluated, measure, save, step
+from train_default import NAMES, ROOT, all_data, draw_people, evaluated, measure, save, step
 
 from multiposenet import checkpoint
 from multiposenet.engine import seed_everything
@@ -40,6 +41,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS / f"{NAME}.safetensors")
     arguments = parser.parse_args()
     work: Path = arguments.work
+    backbone = checkpoint.load_tensors(arguments.backbone)[1]
+    if "data" not in backbone:
+        parser.error(f"--backbone {arguments.backbone} does not say what it has learnt from; take weights of our own")
     work.mkdir(parents=True, exist_ok=True)
 
     crowded = draw_people(work, "people")
@@ -54,7 +58,7 @@ def main() -> None:
     figures = {
         arrangement: measure(weights, arrangement, work, f"{NAME}_evaluation", "--boxes", "gt") for arrangement in NAMES
     }
-    export(weights, figures, arguments.out)
+    export(weights, backbone, figures, arguments.out)
 
 
 def train(work: Path, part: str, data: object, *start: object) -> Path:
@@ -79,18 +83,27 @@ def deepen(weights: Path, out: Path) -> Path:
     return save(deep, learnt.metadata["image_size"], out)
 
 
-def export(weights: Path, figures: dict[str, dict[str, float]], out: Path) -> None:
-    """Writes the weights in half precision, with where they come from and what they reach."""
+def export(weights: Path, backbone: Mapping, figures: dict[str, dict[str, float]], out: Path) -> None:
+    """Writes the weights in half precision, with where they come from and what they reach.
+
+    Args:
+        weights: after the last part, whose data are those of all parts.
+        backbone: metadata of the weights that the first part started from: what they saw has been learnt from too.
+        figures: by arrangement, see :func:`train_default.measure`.
+        out: the file.
+    """
     method = build_method(weights=weights)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     metadata = {
         **method.facts,
-        **{name: method.metadata[name] for name in ("image_size", "data", "seed")},
+        **{name: method.metadata[name] for name in ("image_size", "seed")},
+        "data": all_data([backbone, method.metadata]),
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip() or "unknown",
         "recipe": "recipes/train_topdown.py",
         **evaluated(figures, ", the labels' boxes"),
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(method.model, out, metadata, dtype=torch.float16)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {checkpoint.sha256(out)}")
 
