@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,3 +155,10 @@ def test_importing_the_package_loads_no_optional_library():
     program = f"import sys, multiposenet; print([name for name in {optional} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_every_paper_that_the_source_names_by_its_number_is_in_the_notice():
+    number = re.compile(r"(?:arXiv[ :]|arxiv\.org/abs/)(\d{4}\.\d{5})")
+    named = {paper for file in FILES for paper in number.findall(file.read_text(encoding="utf-8"))}
+    assert len(named) > 3
+    assert named - set(number.findall((ROOT / "NOTICE").read_text(encoding="utf-8"))) == set()
