@@ -37,7 +37,7 @@ def test_top_down_weights_say_what_their_backbone_had_seen(train_topdown, tmp_pa
     weights, backbone = (load_tensors(ASSETS / f"{name}_lite.safetensors")[1] for name in ("topdown", "multiposenet"))
     out = tmp_path / "new" / "topdown.safetensors"
     figures = {"crowded": {"AP": 0.5}, "coco": {"AP": 0.6}}
-    train_topdown["export"](ASSETS / "topdown_lite.safetensors", backbone, figures, out)
+    train_topdown["export"](ASSETS / "topdown_lite.safetensors", [backbone, weights], figures, out)
     written = load_tensors(out)[1]
     hashes = [source["sha256"] for source in written["data"]]
     assert set(hashes) == {source["sha256"] for source in backbone["data"] + weights["data"]}
