@@ -292,7 +292,10 @@ def box_of_corners(damage: Damage) -> Expected:
         points = np.reshape(person["keypoints"], (-1, 3)).astype(float)
         points = points[points[:, 2] > 0, :2]
         inside = (points >= (x, y)).all() and (points <= (x + width - 1, y + height - 1)).all()
-        return bool(inside) and (2 * x + width > across + 2 or 2 * y + height > down + 2)
+        # As a size, the far corner reaches out by a quarter, and what is inside is twice as large as the person.
+        far = 2 * x + width - across > 0.25 * (x + width) or 2 * y + height - down > 0.25 * (y + height)
+        loose = min(across - x, x + width) > 2 * width or min(down - y, y + height) > 2 * height
+        return bool(inside) and far and loose
 
     person = damage.person(is_told_by_the_edge)
     x, y, width, height = person["bbox"]

@@ -411,6 +411,48 @@ def test_what_can_be_corrected_safely_is_and_the_rest_is_left(tmp_path, drawn):
     assert change["before"][0::3] == change["after"][1::3]
 
 
+def overhanging(drawn: Path, root: Path) -> dict:
+    """A copy of a data set in which one box reaches four pixels over the picture's lower edge; its content."""
+    copy_data(drawn, root)
+    content = labels(drawn)
+    person = next(p for p in content["annotations"] if p["bbox"][0] + p["bbox"][2] < 240)
+    content["annotations"] = [p for p in content["annotations"] if p["image_id"] != person["image_id"] or p is person]
+    x, y, width, _ = person["bbox"]
+    person["bbox"] = [x, y, width, 240 + 4 - y]
+    (root / "annotations" / f"person_keypoints_{TRAIN}.json").write_text(json.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_a_box_over_the_edge_does_not_turn_a_picture_whose_size_is_right(tmp_path, drawn, pictures):
+    content = overhanging(drawn, tmp_path / "data")
+    sources = find_splits(tmp_path / "data", [TRAIN])
+    report = check_data(sources, pictures=pictures)
+    found = {finding.name for finding in report.findings}
+    assert "box-beyond-picture" in found
+    assert ("width-height-exchanged" in found) != pictures  # without the file it is a doubt, and only that
+    more = [] if pictures else ["--no-pictures"]
+    cli.main(["data", "check", str(tmp_path / "data"), "--split", TRAIN, "--fix", str(tmp_path / "out"), *more])
+    corrected = json.loads((tmp_path / "out" / "annotations" / f"person_keypoints_{TRAIN}.json").read_text())
+    assert corrected["images"] == content["images"]
+    left = json.loads((tmp_path / "out" / "changes.json").read_text())[TRAIN]
+    assert {change["check"] for change in left} == {"box-beyond-picture"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_box_a_little_over_the_edge_is_no_box_of_corners(drawn, labelled):
+    content = labels(drawn)
+    content["images"][0] |= {"width": 640, "height": 480}
+    person = next(p for p in content["annotations"] if p["image_id"] == content["images"][0]["id"])
+    person |= {"bbox": [300, 200, 345, 285], "keypoints": [0] * 51, "num_keypoints": 0}
+    if labelled:  # a head alone, which lies in what the numbers would be as two corners
+        person |= {"keypoints": [v for _ in range(5) for v in (320, 230, 2)] + [0] * 36, "num_keypoints": 5}
+    content["annotations"] = [person]
+    found = named(content)
+    assert "box-beyond-picture" in found
+    assert "box-of-corners" not in found
+
+
 def test_a_corrected_copy_is_read_by_the_strict_reader(tmp_path, drawn):
     content = labels(drawn)
     content["annotations"] += [dict(content["annotations"][0], id="x"), "no record", dict(content["annotations"][1])]

@@ -133,6 +133,29 @@ def test_what_lies_outside_of_a_picture_is_cut_and_told(coco, tmp_path, capsys):
     np.testing.assert_allclose(first[1:5], [39.5 / 2 / WIDTH, 35 / HEIGHT, 39.5 / WIDTH, 50 / HEIGHT], atol=1e-6)
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_width_and_height_are_exchanged_only_where_the_picture_is_so(coco, tmp_path, capsys, exchanged):
+    content = read_json(coco, "train2017")
+    content["annotations"][0]["bbox"] = [20, 10, 60, HEIGHT + 4 - 10]  # drawn a little over the lower edge
+    if exchanged:
+        content["annotations"][0]["bbox"] = [20, 10, WIDTH - 24, 100]
+        content["images"][0] |= {"width": HEIGHT, "height": WIDTH}
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    converted = read_json(convert("coco", "coco", coco, tmp_path / "out"), "train2017")
+    assert ("width-height-exchanged" in capsys.readouterr().out) == exchanged
+    image, person = converted["images"][0], converted["annotations"][0]
+    assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+    assert person["keypoints"] == content["annotations"][0]["keypoints"]
+
+
+def test_a_size_that_is_missing_is_the_picture_s(coco, tmp_path):
+    content = read_json(coco, "train2017")
+    del content["images"][1]["width"]
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    image = read_json(convert("coco", "coco", coco, tmp_path / "out"), "train2017")["images"][1]
+    assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+
+
 def yolo_folder(root: Path, pictures: Path, description: str, lines: str, folder: str = "images/train") -> Path:
     """A YOLO data set with one picture, 200 x 160, and the given people in it."""
     picture = root / folder / "a.png"

@@ -93,7 +93,11 @@ def _exchanged_detail(table: LabelTable, row: int) -> str:
 
 
 def exchanged_sizes(table: LabelTable) -> np.ndarray:
-    """[I] bool: the labels reach beyond the stated size, and fit once width and height are exchanged."""
+    """[I] bool: the labels reach beyond the stated size, and fit once width and height are exchanged.
+
+    The labels alone prove little: a box that somebody drew a few pixels over the picture's edge looks the same. Where
+    the picture's file is known it decides.
+    """
     reach = np.zeros((len(table.images), 2))  # x, y
     known = table.image_index >= 0
     places = np.where(table.labelled[..., None], table.keypoints[..., :2] + 0.5, 0).max(axis=1, initial=0)
@@ -101,7 +105,9 @@ def exchanged_sizes(table: LabelTable) -> np.ndarray:
     np.maximum.at(reach, table.image_index[known], np.nan_to_num(table.boxes[known, 2:]))
     stated = table.image_sizes[:, ::-1]
     beyond = (reach > stated + 1).any(axis=1)
-    return beyond & (reach <= stated[:, ::-1] + 1).all(axis=1) & np.isfinite(stated).all(axis=1)
+    fitting = (reach <= stated[:, ::-1] + 1).all(axis=1) & np.isfinite(stated).all(axis=1)
+    known = np.isfinite(table.file_sizes).all(axis=1)
+    return beyond & fitting & (~known | (table.file_sizes == table.image_sizes[:, ::-1]).all(axis=1))
 
 
 def _sizes_detail(table: LabelTable, row: int) -> str:

@@ -9,6 +9,8 @@ from multiposenet.data.check.label_table import LabelTable
 
 _PIXEL = 1.0  # what a box may reach beyond the picture: tools round, or count pixels from 1
 _AREA_TOLERANCE = 0.02
+_FAR_BEYOND = 0.2  # of a side: boxes grown by a fifth, as some tools write them, reach less far over an edge
+_LOOSE = 0.7  # of a side, which the keypoints of a person in a fitting box usually span
 _SAME_BOX = 0.9
 _SAME_PLACE = 0.05  # mean distance of the keypoints, as a share of the box's longer side
 
@@ -44,13 +46,24 @@ def box_beyond(table: LabelTable) -> np.ndarray:
 
 
 def boxes_of_corners(table: LabelTable) -> np.ndarray:
-    """[T] bool: the box reaches beyond the picture; as two corners its numbers fit, and hold all keypoints."""
+    """[T] bool: the box reaches far beyond the picture and is loose; as two corners its numbers hold all keypoints.
+
+    Nobody can tell without a labelled keypoint. A box [x, y, width, height] in the picture always holds what its
+    numbers hold as two corners, so it has to be a bad one: more than a fifth of a side outside, and much room around
+    the keypoints in what is inside.
+    """
     corners, limits = table.boxes_xywh, table.person_image_sizes[:, ::-1]
     upright = (corners[:, 2:] > corners[:, :2]).all(axis=1)
     inside = (corners[:, 2:] <= limits + _PIXEL).all(axis=1) & (corners[:, :2] >= -_PIXEL).all(axis=1)
     places = table.keypoints[..., :2] + 0.5
     held = ((places >= corners[:, None, :2] - _PIXEL) & (places <= corners[:, None, 2:] + _PIXEL)).all(axis=-1)
-    return upright & inside & (held | ~table.labelled).all(axis=1) & (box_beyond(table) | _box_outside(table))
+    held = (held | ~table.labelled).all(axis=1) & table.labelled.any(axis=1)
+    far = (table.boxes[:, 2:] - limits > _FAR_BEYOND * table.boxes_xywh[:, 2:]).any(axis=1)
+    labelled = table.labelled[..., None]
+    span = np.where(labelled, places, -np.inf).max(axis=1) - np.where(labelled, places, np.inf).min(axis=1)
+    sides = np.minimum(table.boxes[:, 2:], limits) - np.maximum(table.boxes[:, :2], 0)
+    loose = (span < _LOOSE * sides).any(axis=1)
+    return upright & inside & held & (box_beyond(table) & far & loose | _box_outside(table))
 
 
 def _box_detail(table: LabelTable, row: int) -> str:

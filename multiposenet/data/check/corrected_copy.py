@@ -12,7 +12,7 @@ from multiposenet.data.annotations import read_json
 from multiposenet.data.check.draft import Change
 from multiposenet.data.check.findings import Finding, run_check
 from multiposenet.data.check.label_table import build_table
-from multiposenet.data.check.picture_files import locate_picture
+from multiposenet.data.check.picture_files import PictureFile, locate_picture, with_file_sizes
 from multiposenet.data.check.repairs import repair_content
 from multiposenet.data.check.report import LABEL_CHECKS, CheckedSplit
 from multiposenet.data.picture_copies import place_picture
@@ -71,6 +71,8 @@ def write_corrected(
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(content, path)
         table = build_table(content, path, source.name, source.layout, skeleton)
+        files = dict(zip(split.table.file_names, split.files, strict=False))  # no files where nobody looked
+        table = with_file_sizes(table, [files.get(name, PictureFile()) for name in table.file_names])
         left = [found for check in LABEL_CHECKS if (found := run_check(check, table)) is not None]
         corrected.append(CorrectedSplit(source.name, path, changes, left))
         _link_pictures(split, base, out)

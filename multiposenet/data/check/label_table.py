@@ -40,6 +40,7 @@ class LabelTable:
         image_ids: I ids, made plain by :func:`plain_id`.
         file_names: I names, "" where there is none.
         image_sizes: [I, 2] float64 (height, width), NaN where they are not positive numbers.
+        file_sizes: [I, 2] float64 (height, width) of the picture files, NaN where nobody looked or the file gives none.
         annotations: A objects.
         annotation_ids, category_ids: A each, made plain.
         annotation_images: [A] int64, position of each one's picture, -1 where no picture has its id.
@@ -60,6 +61,7 @@ class LabelTable:
     image_ids: list
     file_names: list[str]
     image_sizes: np.ndarray
+    file_sizes: np.ndarray
     annotations: list[dict]
     annotation_ids: list
     category_ids: list
@@ -179,6 +181,7 @@ def build_table(
         image_ids=image_ids,
         file_names=[name if isinstance(name := record.get("file_name"), str) else "" for record in images],
         image_sizes=_positive(rows_of_numbers([[r.get("height"), r.get("width")] for r in images], 2)),
+        file_sizes=np.full((len(images), 2), np.nan),
         annotations=annotations,
         annotation_ids=[plain_id(record.get("id")) for record in annotations],
         category_ids=category_ids,

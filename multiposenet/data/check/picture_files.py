@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from multiposenet.data.check.findings import Check, Scope, Severity
 from multiposenet.data.check.label_table import LabelTable
 from multiposenet.data.check.records import repeated
-from multiposenet.data.pictures import load_picture, picture_orientation
+from multiposenet.data.pictures import load_picture, picture_orientation, picture_size
 
 _ODD_RATIO = 4.0  # of the sides of a picture
 _ODD_SIDE = 32  # pixels
@@ -69,6 +70,37 @@ def examine_picture(path: Path | None) -> PictureFile:
         return PictureFile(path, "", digest, (height, width), picture_orientation(content))
     except (OSError, ValueError) as error:
         return PictureFile(path, str(error).replace("bytes of a picture: ", "") or type(error).__name__, digest)
+
+
+def measure_picture(path: Path | None) -> PictureFile:
+    """What a picture's header says; nothing is said of whether the rest can be read."""
+    if path is None:
+        return PictureFile()
+    try:
+        orientation = picture_orientation(path)
+        height, width = picture_size(path)
+    except (OSError, ValueError) as error:
+        return PictureFile(path, str(error))
+    return PictureFile(path, size=(width, height) if orientation >= 5 else (height, width), orientation=orientation)
+
+
+def with_file_sizes(table: LabelTable, files: Sequence[PictureFile]) -> LabelTable:
+    """The table with the sizes of its pictures' files, as the labels mean them.
+
+    Args:
+        table: any.
+        files: in the order of the table's images; empty where nobody looked.
+
+    Returns:
+        A table with ``file_sizes``: the upright size; the stored one where the record states that, since a file that
+        asks to be turned has both.
+    """
+    sizes = np.full((len(table.images), 2), np.nan)
+    for row, file in enumerate(files):
+        if file.size != (0, 0):
+            stored = tuple(table.image_sizes[row]) == file.size
+            sizes[row] = file.size if stored else file.upright_size
+    return dataclasses.replace(table, file_sizes=sizes)
 
 
 def picture_checks(files: Sequence[PictureFile]) -> tuple[Check, ...]:

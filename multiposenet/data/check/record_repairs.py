@@ -11,7 +11,6 @@ from multiposenet.data.check.axes import exchanged_sizes
 from multiposenet.data.check.boxes import repeated_pairs
 from multiposenet.data.check.draft import Draft
 from multiposenet.data.check.label_table import LabelTable, plain_id
-from multiposenet.data.check.picture_files import PictureFile
 
 
 def repair_sections(draft: Draft) -> None:
@@ -59,24 +58,21 @@ def repair_repeated_people(draft: Draft, table: LabelTable) -> None:
     draft.remove("repeated-person", "annotations", sorted(set(gone)))
 
 
-def repair_sizes(draft: Draft, table: LabelTable, files: list[PictureFile]) -> None:
-    """Exchanges width and height where the file, or else the labels, say so; fills in sizes that are missing.
+def repair_sizes(draft: Draft, table: LabelTable) -> None:
+    """Exchanges width and height where labels and file say so, and fills in sizes that are missing; both by the file.
 
     Another size is left: the labels may belong to a larger or smaller version of the picture.
     """
     exchanged = exchanged_sizes(table)
     for row in range(len(table.images)):
-        stated = table.image_sizes[row]
-        found = files[row].upright_size if files else (0, 0)
-        if not np.isfinite(stated).all():
-            check, size = "broken-image-record", found
-        elif exchanged[row] and found in ((0, 0), tuple(stated[::-1])):
-            check, size = "width-height-exchanged", (int(stated[1]), int(stated[0]))
-        else:
+        if not np.isfinite(table.file_sizes[row]).all():
             continue
-        if size != (0, 0):
-            draft.set(check, "images", row, "height", size[0])
-            draft.set(check, "images", row, "width", size[1])
+        broken = not np.isfinite(table.image_sizes[row]).all()
+        if broken or exchanged[row]:
+            check = "broken-image-record" if broken else "width-height-exchanged"
+            height, width = table.file_sizes[row].astype(int).tolist()
+            draft.set(check, "images", row, "height", height)
+            draft.set(check, "images", row, "width", width)
 
 
 def _number_annotations(draft: Draft) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from multiposenet.data.check.draft import Change, Draft
 from multiposenet.data.check.label_table import build_table
 from multiposenet.data.check.people_repairs import repair_axes, repair_boxes, repair_counts, repair_keypoints
-from multiposenet.data.check.picture_files import PictureFile
+from multiposenet.data.check.picture_files import PictureFile, with_file_sizes
 from multiposenet.data.check.record_repairs import (
     repair_references,
     repair_repeated_people,
@@ -42,7 +42,8 @@ def repair_content(
         path: of the file, for messages.
         layout: how the file uses COCO's format.
         skeleton: the keypoints of the people; by default those that the file lists.
-        files: the pictures, in the order of the file's image records; by default none is looked at.
+        files: the pictures, in the order of the file's image records; by default none is looked at, and no stated
+            size is doubted.
 
     Returns:
         The new content, which shares the records without a change with the old one, and all changes in their order.
@@ -54,7 +55,7 @@ def repair_content(
     draft = Draft(content)
     repair_sections(draft)
     table = build_table(draft.content, path, layout=layout, skeleton=skeleton)
-    repair_sizes(draft, table, list(files) if len(files) == len(table.images) else [])
+    repair_sizes(draft, with_file_sizes(table, files))
     seen = -1
     for step in _STEPS:
         if len(draft.changes) != seen:

@@ -10,7 +10,7 @@ from multiposenet.data.check.boxes import BOX_CHECKS
 from multiposenet.data.check.findings import Finding, Severity, run_check
 from multiposenet.data.check.keypoints import KEYPOINT_CHECKS
 from multiposenet.data.check.label_table import LabelTable, read_table
-from multiposenet.data.check.picture_files import PictureFile, examine_pictures, picture_checks
+from multiposenet.data.check.picture_files import PictureFile, examine_pictures, picture_checks, with_file_sizes
 from multiposenet.data.check.records import RECORD_CHECKS
 from multiposenet.data.check.sides import SIDE_CHECKS
 from multiposenet.data.check.sources import SplitSource
@@ -113,6 +113,7 @@ def check_data(
         examine_pictures(table.file_names, source.picture_folders, workers) if pictures else []
         for source, table in zip(sources, tables, strict=True)
     ]
+    tables = [with_file_sizes(table, own) for table, own in zip(tables, files, strict=True)]
     findings = []
     for table, own in zip(tables, files, strict=True):
         checks = LABEL_CHECKS + (picture_checks(own) if pictures else ())

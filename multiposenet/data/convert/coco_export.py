@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from multiposenet.data.annotations import read_json
+from multiposenet.data.check.axes import exchanged_sizes
 from multiposenet.data.check.label_table import LabelTable, build_table
-from multiposenet.data.check.picture_files import locate_picture
+from multiposenet.data.check.picture_files import PictureFile, locate_picture, measure_picture
 from multiposenet.data.check.repairs import repair_content
 from multiposenet.data.check.sources import SplitSource, find_splits
 from multiposenet.data.convert.converted import CATEGORY_ID, ConvertedSplit, inner_name
@@ -52,7 +55,9 @@ def read_export(
 
 def _read_split(source: SplitSource, skeleton: Skeleton | None) -> ConvertedSplit:
     layout, path = source.layout, source.annotations
-    content, changes = repair_content(read_json(path)[0], path, layout, skeleton)
+    content = read_json(path)[0]
+    files = _doubtful_pictures(build_table(content, path, source.name, layout, skeleton), source)
+    content, changes = repair_content(content, path, layout, skeleton, files)
     table = build_table(content, path, source.name, layout, skeleton)
     if table.people_category.refused:
         raise ValueError(
@@ -76,6 +81,15 @@ def _read_split(source: SplitSource, skeleton: Skeleton | None) -> ConvertedSpli
         {image_id: picture for image_id, picture in located.items() if picture is not None},
         (*notes, *_notes(table)),
     )
+
+
+def _doubtful_pictures(table: LabelTable, source: SplitSource) -> list[PictureFile]:
+    """The pictures' headers, read where the record's size is missing or the labels speak against it."""
+    doubtful = exchanged_sizes(table) | ~np.isfinite(table.image_sizes).all(axis=1)
+    return [
+        measure_picture(locate_picture(name, source.picture_folders)) if asked else PictureFile()
+        for name, asked in zip(table.file_names, doubtful, strict=True)
+    ]
 
 
 def _people(table: LabelTable) -> list[dict]:
