@@ -16,6 +16,7 @@ from multiposenet import cli
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.convert.data_yaml import read_data_yaml, write_data_yaml
 from multiposenet.data.convert.yolo_reader import label_file, read_yolo
+from multiposenet.data.pictures import load_picture
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import COCO_PERSON, CROWDPOSE, MPII, Skeleton
 
@@ -154,6 +155,62 @@ def test_a_size_that_is_missing_is_the_picture_s(coco, tmp_path):
     write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
     image = read_json(convert("coco", "coco", coco, tmp_path / "out"), "train2017")["images"][1]
     assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+
+
+def test_pictures_in_a_folder_named_images_keep_their_people(coco, tmp_path):
+    content = read_json(coco, "train2017")
+    for image in content["images"]:
+        image["file_name"] = f"images/{image['file_name']}"
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    (coco / "train2017").rename(coco / "images")
+    (coco / "train2017").mkdir()
+    (coco / "images").rename(coco / "train2017" / "images")
+    yolo = convert("coco", "yolo", coco, tmp_path / "yolo")
+    back = read_json(convert("yolo", "coco", yolo, tmp_path / "back"), "train")
+    assert len(back["annotations"]) == sum(not person["iscrowd"] for person in content["annotations"])
+
+
+def test_two_pictures_or_splits_that_would_share_a_place_are_refused(coco, tmp_path, capsys):
+    content = read_json(coco, "train2017")
+    write_json(coco / "annotations" / "person_keypoints_train_more.json", content)
+    message = refused(capsys, "--from", "coco", "--to", "yolo", coco, tmp_path / "one")
+    assert "splits 'train2017' and 'train_more' would both be 'train'" in message
+    content["images"][1]["file_name"] = Path(content["images"][0]["file_name"]).with_suffix(".png").name
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    message = refused(capsys, "--from", "coco", "--to", "yolo", coco, tmp_path / "two", "--split", "train2017")
+    assert "'000000000001.jpg' (image 1) and '000000000001.png' (image 2) would share" in message
+    assert list((tmp_path / "two").iterdir()) == []
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_labels_of_stored_pixels_are_turned_with_the_picture(coco, tmp_path, capsys, orientation):
+    content = read_json(coco, "train2017")
+    image = content["images"][0]
+    person = next(p for p in content["annotations"] if p["image_id"] == image["id"])
+    # The picture is black but for one pixel, where the nose is.
+    person |= {"keypoints": [30, 20, 2] + [0] * 48, "bbox": [20, 10, 40, 60]}
+    content |= {"images": [image], "annotations": [person]}
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[20, 30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(coco / "train2017" / "a.png", exif=exif)
+    image["file_name"] = "a.png"
+    if orientation < 5:  # turned and of the same size: the labels are the upright picture's
+        y, x = np.argwhere(load_picture(coco / "train2017" / "a.png")[..., 0])[0].tolist()
+        person |= {"keypoints": [x, y, 2] + [0] * 48}
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    yolo = convert("coco", "yolo", coco, tmp_path / "yolo")
+    assert ("labels of 1 pictures are turned" in capsys.readouterr().out) == (orientation >= 5)
+    data = CocoKeypoints(convert("yolo", "coco", yolo, tmp_path / "back"), "train")
+    x, y = data.labels(0).keypoints[0, 0].round().astype(int)
+    assert data.image(0)[y, x].tolist() == [255, 255, 255]
+    assert (data.image(0) > 0).sum() == 3
+    box = data.labels(0).boxes[0]
+    assert sorted((box[2:] - box[:2]).tolist()) == [40, 60]
+    if orientation >= 5:  # the nose is a quarter across the box and a sixth down it, whichever way it lies
+        inside = np.abs((data.labels(0).keypoints[0, 0] + 0.5 - box[:2]) / (box[2:] - box[:2]) - 0.5)
+        np.testing.assert_allclose(sorted(inside), [0.5 - 10.5 / 40, 0.5 - 10.5 / 60], atol=1e-3)
 
 
 def yolo_folder(root: Path, pictures: Path, description: str, lines: str, folder: str = "images/train") -> Path:

@@ -76,6 +76,21 @@ def picture_orientation(source: PictureSource) -> int:
         return orientation if 1 <= orientation <= 8 else 1
 
 
+def turn_shares(shares: np.ndarray, orientation: int) -> np.ndarray:
+    """Places in a picture as it is stored to places in the upright one, both as shares of its width and height.
+
+    Args:
+        shares: [..., 2] x, y; 0 and 1 are the edges.
+        orientation: EXIF's, 1 to 8, as :func:`picture_orientation` gives it.
+    """
+    x, y = shares[..., 0], shares[..., 1]
+    turned = {
+        1: (x, y), 2: (1 - x, y), 3: (1 - x, 1 - y), 4: (x, 1 - y),
+        5: (y, x), 6: (1 - y, x), 7: (1 - y, 1 - x), 8: (y, 1 - x),
+    }  # fmt: skip
+    return np.stack(turned[orientation], axis=-1)
+
+
 class _Borrowed:
     """Lets a caller's PIL image stand in a ``with`` statement without being closed."""
 
