@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from test_formats import human_art_content, write
 
+from multiposenet.data.coco import CocoKeypoints
+from multiposenet.data.formats import HUMAN_ART_21_FORMAT, HUMAN_ART_FORMAT, CocoFormat
+from multiposenet.data.mpii import MpiiKeypoints, write_mpii
 from multiposenet.data.picture_cache import CachedSamples, shrink
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.data.transforms import training_transform
 from multiposenet.data.whole_image import WholeImageDataset
+from multiposenet.skeletons import MPII
 from multiposenet.structures import PersonLabels, Sample
 
 
@@ -68,6 +76,69 @@ def test_other_data_and_other_sizes_have_caches_of_their_own(tmp_path):
     for cache in (CachedSamples(people(seed=4), tmp_path), CachedSamples(people(seed=3), tmp_path, long_side=64)):
         cache[0]
         assert cache.source.asked == 1
+
+
+def human_art(root: Path, layout: CocoFormat = HUMAN_ART_FORMAT) -> CocoKeypoints:
+    return CocoKeypoints(root, "validation", layout=layout)
+
+
+@pytest.fixture
+def on_disk(tmp_path) -> Path:
+    """Human-Art's layout: one file with two sets of keypoints."""
+    drawn = SyntheticPeople(6, 3, (96, 128), people=(1, 2))
+    root = tmp_path / "HumanArt"
+    write(root, "annotations/validation_humanart.json", human_art_content(drawn.ground_truth()), tmp_path, drawn)
+    return root
+
+
+def test_one_file_s_two_sets_of_keypoints_have_caches_of_their_own(on_disk, tmp_path):
+    assert CachedSamples(human_art(on_disk), tmp_path / "cache")[0].labels.keypoints.shape[1] == 17
+    own = human_art(on_disk, HUMAN_ART_21_FORMAT)
+    assert CachedSamples(own, tmp_path / "cache")[0].labels.keypoints.shape[1] == 21
+    flipped = dataclasses.replace(own.skeleton, flip_pairs=())
+    data = CocoKeypoints(on_disk, "validation", flipped, layout=HUMAN_ART_21_FORMAT)
+    assert CachedSamples(data, tmp_path / "cache").folder != CachedSamples(own, tmp_path / "cache").folder
+
+
+def test_other_pictures_of_the_same_labels_have_a_cache_of_their_own(on_disk, tmp_path):
+    first = human_art(on_disk)
+    CachedSamples(first, tmp_path / "cache")[0]
+    other = tmp_path / "dark" / "HumanArt"
+    shutil.copytree(on_disk, other)
+    for index in range(len(first)):
+        path = other.parent / first.image_name(index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(first.image(index) // 2).save(path)
+    second = human_art(other)
+    assert_same_sample(CachedSamples(second, tmp_path / "cache")[0], second[0])
+
+
+def test_a_picture_that_changed_is_read_anew_and_its_file_replaced(on_disk, tmp_path):
+    data = human_art(on_disk)
+    cache = CachedSamples(data, tmp_path / "cache")
+    before = [cache[index].image for index in (0, 1)]
+    Image.fromarray(255 - before[0]).save(data.picture_file(0))
+    assert_same_sample(cache[0], data[0])
+    assert np.abs(cache[0].image.astype(int) - before[0]).max() > 50
+    assert len(list(cache.folder.glob("*.safetensors"))) == 2
+    data.picture_file(0).unlink()
+    with pytest.raises(FileNotFoundError, match="looked for"):
+        cache[0]
+    assert_array_equal(cache[1].image, before[1])
+
+
+def test_a_changed_picture_of_mpii_is_noticed_too(tmp_path):
+    drawn = SyntheticPeople(2, 3, (96, 128), people=(1, 1), skeleton=MPII)
+    pictures = [(drawn.image_name(index), drawn[index].labels) for index in range(2)]
+    write_mpii(tmp_path, "train", pictures)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for index, (name, _) in enumerate(pictures):
+        Image.fromarray(drawn[index].image).save(tmp_path / "images" / name)
+    data = MpiiKeypoints(tmp_path, "train")
+    cache = CachedSamples(data, tmp_path / "cache")
+    before = cache[0].image
+    Image.fromarray(255 - before).save(data.picture_file(0))
+    assert_same_sample(cache[0], data[0])
 
 
 def test_a_damaged_file_is_made_anew(tmp_path):

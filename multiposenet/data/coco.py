@@ -145,14 +145,7 @@ class CocoKeypoints(Dataset):
 
     def image(self, index: int) -> np.ndarray:
         """Picture ``index`` by itself, [H, W, 3] uint8; errors as for an item, except that of a segmentation."""
-        index = self._position(index)
-        paths = [folder / self._content.file_names[index] for folder in self.picture_folders]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            raise FileNotFoundError(
-                f"picture {self._content.file_names[index]} (image {self.image_ids[index]}) is not there, looked for "
-                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
-            )
+        path = self.picture_file(index)
         expected = self.image_size(index)
         image = load_picture(path)
         if image.shape[:2] != expected:
@@ -166,6 +159,22 @@ class CocoKeypoints(Dataset):
                 )
             image = stored
         return image
+
+    def picture_file(self, index: int) -> Path:
+        """The file of picture ``index``, in the first of the folders that has it.
+
+        Raises:
+            FileNotFoundError: none has it; the message lists the places.
+        """
+        name = self.image_name(index)
+        paths = [folder / name for folder in self.picture_folders]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"picture {name} (image {self.image_ids[index]}) is not there, looked for "
+                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
+            )
+        return path
 
     def has_segment(self, index: int, person: int) -> bool:
         """Whether somebody drew the shape of a picture's person, who counts as in :meth:`labels`.

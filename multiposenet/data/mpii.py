@@ -131,6 +131,7 @@ class MpiiKeypoints(Dataset):
         self.split = split
         self.skeleton = layout.skeleton if skeleton is None else skeleton
         self.layout = layout
+        self.picture_folders = (self.root / layout.picture_folders[0],)
         path = self.root / layout.annotation_files[0].format(split=split)
         if not path.is_file():
             raise FileNotFoundError(f"no annotation file {path}; check --data and the split")
@@ -167,6 +168,10 @@ class MpiiKeypoints(Dataset):
         """File name of picture ``index``."""
         return self._names[index]
 
+    def picture_file(self, index: int) -> Path:
+        """The place of picture ``index``."""
+        return self.picture_folders[0] / self._names[index]
+
     def labels(self, index: int) -> PersonLabels:
         """The people of picture ``index``; needs no picture file."""
         return self._labels.of_image(index)
@@ -184,7 +189,7 @@ class MpiiKeypoints(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         index %= len(self)
-        image = load_picture(self.root / self.layout.picture_folders[0] / self._names[index])
+        image = load_picture(self.picture_file(index))
         nothing = np.zeros(image.shape[:2], bool)
         return Sample(
             image=image,

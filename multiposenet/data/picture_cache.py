@@ -19,7 +19,7 @@ from multiposenet.geometry import CropWindow
 from multiposenet.structures import PersonLabels, Sample
 from multiposenet.whole_files import written_whole
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """To be raised when the content of a file changes."""
 
 
@@ -27,11 +27,13 @@ class CachedSamples:
     """A source whose samples are kept in a folder after they were first asked for, no larger than needed.
 
     Each sample is one file, written whole or not at all, so any number of processes may fill the folder together. The
-    folder's name comes from the data's identity: other annotations, another size or another version of this class
-    make a new folder and never read an old one.
+    folder's name comes from the data's identity: other annotations, keypoints, pictures, another size or another
+    version of this class make a new folder and never read an old one. Each file knows the size and the time of the
+    picture file it was made of, and is made anew when they are others.
 
     Args:
-        source: gives the samples; has ``identity()``.
+        source: gives the samples; has ``identity()``. One that reads files has ``picture_folders`` and
+            ``picture_file(index)``, too, and one that reads them in several ways ``layout``.
         folder: parent of the cache's folder. A sample of 480 x 480 pixels takes 0.9 MB.
         long_side: pictures with a longer side are shrunk to it, labels and masks with them; None keeps their size.
 
@@ -45,7 +47,15 @@ class CachedSamples:
         self.source = source
         self.skeleton = source.skeleton
         self.long_side = long_side
-        facts = {"data": source.identity(), "long_side": long_side, "version": CACHE_VERSION}
+        facts = {
+            "data": source.identity(),
+            # Not in the identity, whose file may hold several sets of keypoints and be beside several sets of pictures.
+            "skeleton": source.skeleton.to_dict(),
+            "layout": repr(getattr(source, "layout", None)),
+            "picture_folders": [str(place.resolve()) for place in getattr(source, "picture_folders", ())],
+            "long_side": long_side,
+            "version": CACHE_VERSION,
+        }
         text = json.dumps(facts, sort_keys=True, default=str)
         self.folder = Path(folder).expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,21 +73,39 @@ class CachedSamples:
         return self.source.identity()
 
     def __getitem__(self, index: int) -> Sample:
-        """Picture ``index`` with its people, from the cache or, the first time, from the source."""
+        """Picture ``index`` with its people, from the cache or, the first time, from the source.
+
+        Raises:
+            FileNotFoundError: the picture's file is not there (any more).
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         path = self.folder / f"{index:08d}.safetensors"
+        stamp = self._stamp(index)
         if path.exists():
             try:
-                return self._unpack(load_file(path), index)
+                arrays = load_file(path)
+                if np.array_equal(arrays.pop("stamp"), stamp):
+                    return self._unpack(arrays, index)
             except SafetensorError:
                 path.unlink(missing_ok=True)  # damaged from outside; made anew below
         sample = shrink(self.source[index], self.long_side)
-        self._write(sample, path)
+        self._write(sample, stamp, path)
         return sample
 
-    def _write(self, sample: Sample, path: Path) -> None:
+    def _stamp(self, index: int) -> np.ndarray:
+        """[2] int64, bytes of the picture's file and nanoseconds of its last change; [0] where there is no file.
+
+        Taken before the picture is read: one that changes meanwhile does not look like the new one afterwards.
+        """
+        if not hasattr(self.source, "picture_file"):
+            return np.zeros(0, np.int64)
+        facts = self.source.picture_file(index).stat()
+        return np.array([facts.st_size, facts.st_mtime_ns], np.int64)
+
+    def _write(self, sample: Sample, stamp: np.ndarray, path: Path) -> None:
         arrays = {
+            "stamp": stamp,
             "image": sample.image,
             "masks": np.stack([sample.person_mask, sample.ignore_mask, sample.unknown]),
             "image_id": np.array([sample.image_id], np.int64),
