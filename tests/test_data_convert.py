@@ -18,6 +18,7 @@ from multiposenet.data.convert.data_yaml import read_data_yaml, write_data_yaml
 from multiposenet.data.convert.yolo_reader import label_file, read_yolo
 from multiposenet.data.pictures import load_picture
 from multiposenet.data.synthetic import SyntheticPeople
+from multiposenet.evaluation.crowdpose import evaluate_crowdpose
 from multiposenet.skeletons import COCO_PERSON, CROWDPOSE, MPII, Skeleton
 
 HEIGHT, WIDTH = 160, 200
@@ -491,18 +492,29 @@ def test_mpii_without_pictures_has_no_sizes_and_says_so(mpii, tmp_path, capsys):
     assert "do not say how large pictures are" in message
 
 
-def test_crowdpose_becomes_coco_with_every_keypoint_counted_and_areas_by_the_rule(tmp_path):
+def test_crowdpose_becomes_coco_with_areas_by_the_rule_and_the_same_people_scored(tmp_path, capsys, recwarn):
     drawn = SyntheticPeople(6, seed=3, image_size=(HEIGHT, WIDTH), people=(1, 4), skeleton=CROWDPOSE)
     content = crowdpose_content(drawn.ground_truth())
+    last, uncounted = content["annotations"][-1], content["annotations"][-2]
+    last |= {"keypoints": [*[0] * 36, 50, 40, 2, 50, 50, 2], "num_keypoints": 0}  # head and neck alone
+    del uncounted["num_keypoints"]
     write_json(tmp_path / "crowdpose" / "json" / "crowdpose_test.json", content)
     out = convert("crowdpose", "coco", tmp_path / "crowdpose", tmp_path / "coco")
+    assert "num_keypoints leaves out head and neck" in capsys.readouterr().out
+    assert not recwarn.list
     after = read_json(out, "test")
     assert [image["crowdIndex"] for image in after["images"]] == [image["crowdIndex"] for image in content["images"]]
     for person, before in zip(after["annotations"], content["annotations"], strict=True):
         assert person["keypoints"] == before["keypoints"]
-        assert person["num_keypoints"] == sum(visibility > 0 for visibility in before["keypoints"][2::3])
+        assert person["num_keypoints"] == sum(visibility > 0 for visibility in before["keypoints"][2:36:3])
         assert person["area"] == pytest.approx(0.53 * before["bbox"][2] * before["bbox"][3], abs=0.01)
-    assert CocoKeypoints(out, "test", CROWDPOSE).labels(0).keypoints.shape[1] == 14
+    found = [
+        {"image_id": p["image_id"], "category_id": 1, "keypoints": p["keypoints"], "score": 0.9}
+        for p in content["annotations"] if p is not last
+    ]  # fmt: skip
+    assert evaluate_crowdpose(after, found).overall["AP"] == pytest.approx(1.0)
+    with pytest.warns(UserWarning, match="num_keypoints"):
+        assert CocoKeypoints(out, "test", CROWDPOSE).labels(0).keypoints.shape[1] == 14
 
 
 def tool_export(people: SyntheticPeople, tool: str) -> tuple[str, dict]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from multiposenet.data.annotations import read_json
 from multiposenet.data.check.axes import exchanged_sizes
+from multiposenet.data.check.keypoints import counted_keypoints
 from multiposenet.data.check.label_table import LabelTable, build_table
 from multiposenet.data.check.picture_files import PictureFile, locate_picture, measure_picture
 from multiposenet.data.check.repairs import repair_content
@@ -80,6 +81,7 @@ def _read_split(source: SplitSource, skeleton: Skeleton | None) -> ConvertedSpli
         _people(table),
         {image_id: picture for image_id, picture in located.items() if picture is not None},
         (*notes, *_notes(table)),
+        layout.uncounted,
     )
 
 
@@ -93,14 +95,22 @@ def _doubtful_pictures(table: LabelTable, source: SplitSource) -> list[PictureFi
 
 
 def _people(table: LabelTable) -> list[dict]:
-    """The people's records with the fields that COCO's tools expect."""
+    """The people's records with the fields that COCO's tools expect.
+
+    ``num_keypoints`` stays what the format counts: who has 0 is not scored, and CrowdPose leaves out head and neck.
+    """
     nobody = [0] * (3 * table.skeleton.num_keypoints)
     people = []
-    for row in range(len(table)):
-        keypoints = table.person(row).get("keypoints") or nobody
-        labelled = sum(visibility > 0 for visibility in keypoints[2::3])
+    for row, counted in enumerate(counted_keypoints(table).tolist()):
+        person = table.person(row)
+        count = person.get("num_keypoints")
         people.append(
-            {**table.person(row), "category_id": CATEGORY_ID, "keypoints": keypoints, "num_keypoints": labelled}
+            {
+                **person,
+                "category_id": CATEGORY_ID,
+                "keypoints": person.get("keypoints") or nobody,
+                "num_keypoints": counted if count is None else count,
+            }
         )
     return people
 
@@ -114,6 +124,9 @@ def _notes(table: LabelTable) -> list[str]:
     boxes = int((table.keypoint_numbers < 1).sum())
     if boxes:
         notes.append(f"{boxes:,} people have a box and no keypoints: theirs are all unlabelled")
+    if table.layout.uncounted:
+        uncounted = " and ".join(table.layout.uncounted)
+        notes.append(f"num_keypoints leaves out {uncounted}, as the format has it: nobody is scored by these alone")
     if table.people_category.unnamed:
         notes.append(f"the file names no keypoints: they are taken to be those of {table.skeleton.name!r}")
     return notes

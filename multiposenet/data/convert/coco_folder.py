@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from multiposenet.data.annotations import read_annotations
 from multiposenet.data.convert.converted import ConvertedSplit, person_category
+from multiposenet.data.formats import COCO_FORMAT
 from multiposenet.data.picture_copies import place_picture
 from multiposenet.skeletons import SKELETONS, Skeleton
 from multiposenet.whole_files import written_whole
@@ -44,7 +46,7 @@ def write_coco(splits: Sequence[ConvertedSplit], out: Path, way: str = "link") -
         }
         with written_whole(path) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
-        read_annotations(path, split.skeleton)
+        read_annotations(path, split.skeleton, dataclasses.replace(COCO_FORMAT, uncounted=split.uncounted))
         for image in split.images:
             if image["id"] in split.pictures:
                 place_picture(split.pictures[image["id"]], out / split.name / image["file_name"], way)

@@ -24,6 +24,7 @@ class ConvertedSplit:
         annotations: records of people, with all of COCO's fields, of the category :data:`CATEGORY_ID`.
         pictures: the file of each image id whose file is there.
         notes: what was assumed, changed or left out; sentences.
+        uncounted: keypoints that the annotations' ``num_keypoints`` leaves out.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ConvertedSplit:
     annotations: Sequence[dict]
     pictures: Mapping[int, Path]
     notes: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
 
 def person_record(
