@@ -374,6 +374,16 @@ def test_splits_are_found_in_every_layout_zipped_or_not(tmp_path, drawn):
         find_splits(tmp_path / "a", ["nothing"])
 
 
+def test_a_file_that_fits_two_places_of_a_layout_is_one_split(tmp_path, drawn):
+    (tmp_path / "annotations").mkdir()
+    for name in ("training_humanart", "validation_humanart", "validation_humanart_cartoon"):
+        (tmp_path / "annotations" / f"{name}.json").write_text(json.dumps(labels(drawn)))
+    splits = find_splits(tmp_path)
+    assert [split.name for split in splits] == ["training", "validation", "validation_humanart_cartoon"]
+    report = check_data(splits[:2], pictures=False)
+    assert {split.table.split for split in report.splits} == {"training", "validation"}
+
+
 def test_what_can_be_corrected_safely_is_and_the_rest_is_left(tmp_path, drawn):
     root, out = tmp_path / "data", tmp_path / "corrected"
     copy_data(drawn, root)

@@ -80,13 +80,13 @@ def _nothing_found(source: Path, layout: CocoFormat, missing: Sequence[str], fou
 
 
 def _files(root: Path, layout: CocoFormat) -> dict[str, Path]:
-    """Annotation file by split; of several places of one split the layout's first."""
+    """Annotation file by split; of several places of one split, or names of one file, the layout's first."""
     found: dict[str, Path] = {}
     for place in layout.annotation_files:
         for ending in ("", ".gz"):
             for path in sorted(root.glob(place.format(split="*") + ending)):
                 name = _split_name(path.relative_to(root).as_posix().removesuffix(ending), place)
-                if name and path.is_file():
+                if name and path.is_file() and path not in found.values():
                     found.setdefault(name, path)
     return dict(sorted(found.items()))
 
