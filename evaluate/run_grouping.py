@@ -3,6 +3,7 @@
     python evaluate/run_grouping.py --data ~/coco                                  # the baselines
     python evaluate/run_grouping.py --data ~/coco --grouping runs/prn/best.safetensors
     python evaluate/run_grouping.py --data ~/coco --weights model.safetensors      # and a network's peaks and boxes
+    python evaluate/run_grouping.py --data synthetic                               # drawn people, without any files
 
 Labels stand in for the network: their keypoints are the peaks, their boxes the detections, as they are or degraded
 (``evaluation.grouping_inputs`` has the degradations and their seed). With ``--weights``, which needs the pictures,
@@ -29,7 +30,8 @@ import torch
 from multiposenet import methods
 from multiposenet.cli import UNREADABLE
 from multiposenet.data.coco import CocoKeypoints
-from multiposenet.data.sources import open_dataset, read_labels
+from multiposenet.data.sources import TRAIN_SEED, open_dataset, read_labels
+from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.decode.assignment import ASSIGNMENTS
 from multiposenet.evaluation.grouping_detections import found_by_network, owned_boxes, owned_peaks
 from multiposenet.evaluation.grouping_inputs import (
@@ -71,13 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         skeleton = get_skeleton(arguments.skeleton)
         places = {"with_keypoints": True, "label_cache": arguments.label_cache or True}
         dataset = open_dataset(arguments.data, arguments.split, skeleton, arguments.limit, **places)
-        taught = open_dataset(arguments.data, arguments.train_split, skeleton, arguments.train_limit, **places)
-        prior = fit_prior(taught, skeleton)
+        taught = open_dataset(
+            arguments.data, arguments.train_split, skeleton, arguments.train_limit, synthetic_seed=TRAIN_SEED, **places
+        )
+        prior = fit_prior(read_labels(taught), skeleton)
         groupings = baselines(skeleton, prior)
         for file in arguments.grouping:
             name, grouping = open_grouping(file, skeleton, arguments.device)
             groupings[name if name not in groupings else f"{name} ({file})"] = grouping
-        inputs = label_inputs(dataset, skeleton)
+        labels = read_labels(dataset)
+        inputs = label_inputs(labels, dataset.image_ids, skeleton)
         if arguments.weights is not None:
             predictor = load(arguments.weights, arguments.device, box_threshold=arguments.box_threshold)
             groupings.setdefault("the network's own", predictor.method.decoder.grouping)
@@ -88,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
     truth = dataset.ground_truth()
-    crowding = crowding_classes(read_labels(dataset)) if arguments.crowding else []
+    crowding = crowding_classes(labels) if arguments.crowding else []
     task = Task(inputs, dataset.image_ids, truth, skeleton, prior, crowding, arguments.device, arguments.batch_size)
     rows = []
     for row in task.rows(groupings, arguments.assignment):
@@ -164,11 +169,12 @@ def as_row(grouping: str, assignment: str, given: str, scores: GroupingScores, c
     }
 
 
-def fit_prior(dataset: CocoKeypoints, skeleton: Skeleton) -> GaussianPrior:
-    """Where keypoints lie in boxes, by one pass over a dataset's labels."""
-    labels = dataset.all_labels()
-    single = ~labels.crowd
-    columns = (labels.keypoints[single], labels.visibility[single], labels.boxes[single])
+def fit_prior(pictures: Sequence[PersonLabels], skeleton: Skeleton) -> GaussianPrior:
+    """Where keypoints lie in boxes, by one pass over the labels of some pictures."""
+    columns = (
+        np.concatenate([getattr(labels, name)[~labels.crowd] for labels in pictures])
+        for name in ("keypoints", "visibility", "boxes")
+    )
     return GaussianPrior(skeleton.num_keypoints).fit(*(torch.from_numpy(column) for column in columns))
 
 
@@ -197,13 +203,12 @@ def open_grouping(file: str, skeleton: Skeleton, device: str) -> tuple[str, Call
     return method.name, method.grouping
 
 
-def label_inputs(dataset: CocoKeypoints, skeleton: Skeleton) -> dict[str, GroupingInput]:
+def label_inputs(labels: Sequence[PersonLabels], image_ids: list[int], skeleton: Skeleton) -> dict[str, GroupingInput]:
     """The four inputs that are made of labels alone."""
-    labels = read_labels(dataset)
-    return {name: make_input(labels, dataset.image_ids, skeleton.num_keypoints, *how) for name, how in INPUTS.items()}
+    return {name: make_input(labels, image_ids, skeleton.num_keypoints, *how) for name, how in INPUTS.items()}
 
 
-def detected_inputs(predictor: PosePredictor, dataset: CocoKeypoints) -> dict[str, GroupingInput]:
+def detected_inputs(predictor: PosePredictor, dataset: CocoKeypoints | SyntheticPeople) -> dict[str, GroupingInput]:
     """Labels crossed with what a network finds in the pictures: two halves that are the labels', two that are not."""
     labels: list[PersonLabels] = []
     halves = {part: {"label": [], "network": []} for part in ("peaks", "boxes")}
@@ -276,7 +281,7 @@ def plot(rows: list[dict], file: Path) -> str:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; wrong flags end the program with a message."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder in COCO's layout; labels are enough")
+    parser.add_argument("--data", required=True, metavar="DIR", help="COCO's layout (labels are enough), or synthetic")
     parser.add_argument("--split", default="val2017", metavar="NAME", help="split that is measured (%(default)s)")
     parser.add_argument("--train-split", default="train2017", metavar="NAME", help="fits the prior (%(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")

@@ -169,6 +169,19 @@ def test_a_perfect_grouping_scores_one_and_gives_every_keypoint_to_the_right_per
     assert scores.right == 1.0
 
 
+def test_people_of_any_category_are_scored():
+    pictures, ids = [sticks((0, 0), (100, 0))], [3]
+    truth = truth_of(pictures, ids)
+    truth["categories"] = [{"id": 7, "name": "stick"}]
+    for person in truth["annotations"]:
+        person["category_id"] = 7
+    given = make_input(pictures, ids, 3)
+    classes = crowding_classes(pictures)
+    scores = measure_grouping(Grouping(PriorScorer(fitted())), given, ids, truth, STICK, classes)
+    assert_close(scores.numbers["AP"], 1.0)
+    assert_close(measure_ceiling(best_poses(given, fitted(), STICK), ids, truth, STICK, classes).numbers["AP"], 1.0)
+
+
 def test_keypoints_given_to_the_wrong_person_are_counted():
     given = make_input([sticks((0, 0), (10, 0))], [1], 3)
     index = torch.zeros(1, 2, 3, dtype=torch.long)

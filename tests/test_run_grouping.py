@@ -113,6 +113,16 @@ def test_the_table_is_written_as_text_and_says_how_it_was_made(table):
     assert about["seed"] == 2017
 
 
+def test_synthetic_people_are_measured_with_a_prior_of_other_ones(tmp_path):
+    flags = ["--data", "synthetic", "--limit", "2", "--train-limit", "3", "--assignment", "optimal", "--no-crowding"]
+    assert run_grouping.main([*flags, "--out", str(tmp_path / "table")]) == 0
+    (folder,) = tmp_path.iterdir()
+    rows = json.loads((folder / "grouping.json").read_text())
+    assert {row["ceiling"] for row in rows if row["input"] == "ground truth"} == {1.0}
+    about = json.loads((folder / "about.json").read_text())
+    assert about["data"]["seed"] != about["prior_fitted_on"]["seed"]
+
+
 def test_data_that_are_not_there_are_one_line_and_status_two(tmp_path, capsys):
     assert run_grouping.main(["--data", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiposenet.decode.grouping import GroupedPeople
-from multiposenet.evaluation.coco import evaluate_coco
+from multiposenet.evaluation.coco import evaluate_coco, person_category_id
 from multiposenet.evaluation.grouping_inputs import BestPoses, GroupingInput
 from multiposenet.geometry import pairwise_iou
 from multiposenet.skeletons import Skeleton
@@ -102,6 +102,7 @@ def measure_grouping(
         crowding: classes to score by themselves too.
         device, batch_size: where and how many pictures at a time.
     """
+    category_id = person_category_id(ground_truth, skeleton)
     results, hits, chances = [], [], []
     for start in range(0, len(given), batch_size):
         part = given[start : start + batch_size]
@@ -117,7 +118,7 @@ def measure_grouping(
                     part.detections.boxes[row, order],
                     people.scores[row, order],
                     skeleton,
-                ).to_coco_results(image_id)
+                ).to_coco_results(image_id, category_id)
             )
         hit, chance = right_keypoints(people.peak_index, part)
         hits.append(hit)
@@ -133,6 +134,7 @@ def measure_ceiling(
     crowding: Sequence[Crowding] = (),
 ) -> GroupingScores:
     """Scores an input's ceiling (``grouping_inputs.best_poses``) as if a grouping had made it."""
+    category_id = person_category_id(ground_truth, skeleton)
     results = []
     for row, image_id in enumerate(image_ids):
         people = best.found[row].nonzero()[:, 0]
@@ -141,7 +143,7 @@ def measure_ceiling(
         results.append(
             Poses(
                 keypoints, torch.ones(keypoints.shape[:2]), torch.zeros(len(order), 4), scores, skeleton
-            ).to_coco_results(image_id)
+            ).to_coco_results(image_id, category_id)
         )
     return _score(results, None, None, image_ids, ground_truth, skeleton, crowding)
 
