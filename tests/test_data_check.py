@@ -14,6 +14,7 @@ import pytest
 from browser import open_page
 from PIL import Image
 from planted_faults import FAULTS, TRAIN, VAL, Damage, exchanged
+from test_formats import human_art_content, write
 
 from multiposenet import cli
 from multiposenet.data.annotations import read_annotations
@@ -24,7 +25,7 @@ from multiposenet.data.check.report import LABEL_CHECKS, CheckReport, check_data
 from multiposenet.data.check.sources import find_splits
 from multiposenet.data.check.statistics import describe_split
 from multiposenet.data.coco import CocoKeypoints
-from multiposenet.data.formats import CROWDPOSE_FORMAT, HUMAN_ART_21_FORMAT
+from multiposenet.data.formats import CROWDPOSE_FORMAT, HUMAN_ART_21_FORMAT, HUMAN_ART_FORMAT
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import COCO_PERSON, CROWDPOSE, Skeleton
 
@@ -501,6 +502,43 @@ def test_a_corrected_copy_has_the_layout_and_the_pictures_of_the_original(tmp_pa
     np.testing.assert_array_equal(data[0].image, CocoKeypoints(drawn, TRAIN)[0].image)
     assert (out / "annotations" / zipped.name).is_file()
     assert cli.main(["data", "check", str(root), "--fix", str(out), "--no-pictures"]) == 2
+
+
+@pytest.mark.parametrize("place", ["beside", "far/away"])
+def test_a_copy_of_names_that_begin_with_the_own_folder_stays_in_its_folder_and_is_read(tmp_path, place):
+    drawn_people = SyntheticPeople(6, 3, (96, 128), people=(1, 2))
+    root, out = tmp_path / "HumanArt", tmp_path / place
+    content = human_art_content(drawn_people.ground_truth())
+    write(root, "annotations/validation_humanart.json", content, tmp_path, drawn_people)
+    before = set(tmp_path.rglob("*"))
+    assert cli.main(["data", "check", str(root), "--fix", str(out), "--no-pictures"]) == 0
+    written = set(tmp_path.rglob("*")) - before - set(out.parents)
+    assert all(path.is_relative_to(out) for path in written)
+    copied = CocoKeypoints(out, "validation", layout=HUMAN_ART_FORMAT)
+    original = CocoKeypoints(root, "validation", layout=HUMAN_ART_FORMAT)
+    for index in range(len(copied)):
+        assert out / original.image_name(index) in written
+        assert copied.picture_file(index) == out / original.image_name(index)
+        np.testing.assert_array_equal(copied.image(index), original.image(index))
+
+
+def test_names_that_lead_out_of_the_data_set_lead_nowhere_in_the_copy(tmp_path, drawn, monkeypatch):
+    root, out = tmp_path / "data", tmp_path / "far" / "away" / "out"
+    copy_data(drawn, root)
+    content = labels(drawn)
+    secret = tmp_path / "outside" / "secret.png"
+    secret.parent.mkdir()
+    Image.new("RGB", (360, 240)).save(secret)
+    content["images"][0]["file_name"] = "../../outside/secret.png"
+    inside = content["images"][1]["file_name"]
+    content["images"][1]["file_name"] = f"../{VAL}/../{TRAIN}/{inside}"
+    (root / "annotations" / f"person_keypoints_{TRAIN}.json").write_text(json.dumps(content))
+    monkeypatch.chdir(root)
+    before = set(tmp_path.rglob("*"))
+    cli.main(["data", "check", ".", "--fix", str(out), "--no-pictures"])
+    written = set(tmp_path.rglob("*")) - before - set(out.parents)
+    assert all(path.is_relative_to(out) and path.name != "secret.png" for path in written)
+    assert CocoKeypoints(out, TRAIN).image(1).shape == (240, 360, 3)
 
 
 def test_the_own_fields_of_a_format_are_checked_and_corrected(drawn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def write_corrected(
     Args:
         splits: as ``report.check_data`` saw them.
         root: the data set's folder, or its annotation file. Nothing in it is written to.
-        out: a folder that does not exist, or is empty.
+        out: a folder that does not exist, or is empty. Nothing is written outside of it, whatever names the files have.
         skeleton: the keypoints of the people; by default those that each file lists.
 
     Returns:
@@ -85,10 +86,30 @@ def _link_pictures(split: CheckedSplit, base: Path, out: Path) -> None:
     for name in dict.fromkeys(split.table.file_names):
         path = locate_picture(name, split.source.picture_folders)
         # Pictures outside of the data set's folder have no place in a copy of it.
-        if path is not None and path.is_relative_to(base):
-            target = out / path.relative_to(base)
-            if not target.exists():  # a picture of several splits
-                place_picture(path, target)
+        if path is None or not _is_inside(path, base):
+            continue
+        target = _place_in_copy(name, path, split.source.picture_folders, base, out)
+        if target is not None and not target.exists():  # a picture of several splits
+            place_picture(path, target)
+
+
+def _place_in_copy(name: str, path: Path, folders: Sequence[Path], base: Path, out: Path) -> Path | None:
+    """Where a reader of the copy looks for a picture, in the folder that has it or else another one; None outside.
+
+    Another one, for example, where names begin with the data set's own folder, and are found in the folder around it.
+    """
+    name = name.replace("\\", "/")
+    has_it = [folder for folder in folders if (folder / name).is_file()]
+    for folder in (*has_it, *folders):
+        target = Path(os.path.abspath(out / os.path.relpath(folder, base) / name))
+        if _is_inside(target, out):
+            return target
+    return None
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder; links count as what they are called, not as where they lead."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _write_json(content: object, path: Path) -> None:
