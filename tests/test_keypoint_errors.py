@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import io
+from contextlib import redirect_stdout
+
 import numpy as np
 import pytest
 from coco_scenes import answers, guesses, scene
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from multiposenet.evaluation.backends import measure
+from multiposenet.evaluation.coco import evaluate_coco
+from multiposenet.evaluation.diagnosis import diagnose
 from multiposenet.evaluation.ground_truth import GroundTruth, check_ground_truth
 from multiposenet.evaluation.keypoint_errors import GOOD, INVERSION, JITTER, MISS, SWAP, UNJUDGED, judge_keypoints
 from multiposenet.evaluation.matches import best_similarity, kept_predictions, match_people, same_picture
@@ -167,6 +175,51 @@ def test_predictions_on_ignored_people_are_forgiven_and_those_elsewhere_are_not(
     matches = match_people(people, results, SIGMAS)
     assert matches.found.tolist() == [True, False, False]
     assert matches.forgiven.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("crowd", "forgiven"), [(1, 5), (0, 1)])
+def test_a_crowd_forgives_any_number_and_a_person_without_keypoints_one(crowd, forgiven):
+    truth = scene(pictures=1, people=2)
+    own, other = answers(truth)
+    truth["annotations"][1].update(iscrowd=crowd, num_keypoints=0, keypoints=[0] * (3 * len(NAMES)))
+    found = [dict(other, score=0.9 - 0.01 * number) for number in range(5)] + [dict(own, score=0.5)]
+    for number, answer in enumerate(found):
+        answer["keypoints"] = (np.array(answer["keypoints"]) + 0.1 * number).tolist()
+    diagnosis = diagnose(truth, found)
+    assert (diagnosis.forgiven, diagnosis.false_people) == (forgiven, 5 - forgiven)
+    assert diagnosis.ap == pytest.approx(evaluate_coco(truth, found)["AP"])
+    assert (diagnosis.ap == pytest.approx(1.0)) == (forgiven == 5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whom_coco_forgives_is_forgiven(seed):
+    """Against COCOeval's own matches at OKS 0.5, with people without keypoints and crowds among the others."""
+    rng = np.random.default_rng(seed)
+    truth = scene(pictures=6, people=6, side=40)
+    found = guesses(truth, seed) + guesses(truth, seed + 100)
+    for person in truth["annotations"]:
+        fate = rng.random()
+        if fate < 0.5:
+            person.update(iscrowd=int(fate < 0.15), num_keypoints=0, keypoints=[0] * (3 * len(NAMES)))
+    people, results = columns(truth, found)
+    results = kept_predictions(results, np.arange(6))
+    matches = match_people(people, results, SIGMAS)
+    with redirect_stdout(io.StringIO()):
+        annotated = COCO()
+        annotated.dataset = copy.deepcopy(truth)
+        annotated.createIndex()
+        coco = COCOeval(annotated, annotated.loadRes(copy.deepcopy(found)), "keypoints")
+        coco.params.areaRng, coco.params.areaRngLbl = coco.params.areaRng[:1], ["all"]
+        coco.evaluate()
+    # A prediction at OKS 0.1 to 0.5 of somebody is somebody here, whatever COCO has ignored.
+    unclear = {float(score) for score in results.scores[matches.found & (matches.oks < 0.5)]}
+    ignored = [
+        score
+        for picture in coco.evalImgs if picture
+        for score, gone in zip(picture["dtScores"], picture["dtIgnore"][0], strict=True) if gone
+    ]  # fmt: skip
+    assert matches.forgiven.any()
+    assert sorted(results.scores[matches.forgiven].tolist()) == sorted(s for s in ignored if s not in unclear)
 
 
 def test_only_the_twenty_best_of_a_picture_take_part():

@@ -141,7 +141,7 @@ def _people(diagnosis: Diagnosis) -> list[Part]:
         ["predictions (the best 20 of a picture)", d.predictions],
         ["that are nobody", d.false_people],
         ["duplicates", d.duplicates],
-        ["forgiven: on crowds and people without keypoints", d.forgiven],
+        ["forgiven: on crowds, and one on each person without keypoints", d.forgiven],
     ]
     return [
         Table(["", "number"], counts),

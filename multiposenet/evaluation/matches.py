@@ -32,7 +32,8 @@ class Matches:
         person: [D] int64, the person whom each prediction is, -1 for nobody.
         oks: [D] similarity to that person, 0 for nobody.
         best_oks: [D] highest similarity to any person of the picture who is to be found, taken or not; 0 without any.
-        forgiven: [D] bool; nobody's, but fits an annotation that COCO ignores (a crowd, a person without keypoints).
+        forgiven: [D] bool; nobody's, but COCO has it match an annotation that it ignores: any number a crowd, one a
+            person without keypoints.
         outdone: [T] bool; found, but a prediction that is nobody, by its lower score, would fit better.
     """
 
@@ -65,33 +66,62 @@ def match_people(truth: GroundTruth, results: Results, oks_sigmas: Sequence[floa
         results: the predictions that take part, see :func:`kept_predictions`.
         oks_sigmas: [K].
     """
-    scored, ignored = np.flatnonzero(truth.scored), np.flatnonzero(~truth.scored)
-    prediction, person = same_picture(results.picture, truth.picture, scored)
-    similarity = pair_oks(truth, results, prediction, person, oks_sigmas)
+    scored, ignored = (_pairs_by_rank(truth, results, rows, oks_sigmas) for rows in (truth.scored, ~truth.scored))
     person_of, oks_of = np.full(len(results), -1), np.zeros(len(results))
+    free = np.ones(len(truth), bool)
+    _pair_up(scored, CLEAR_OKS, person_of, oks_of, free)
+    # COCO's matching ends here: a crowd takes up any number of the others, anybody else whom it ignores takes one.
+    region_of = person_of.copy()
+    _pair_up(ignored, CLEAR_OKS, region_of, np.zeros(len(results)), free, shared=truth.crowd)
+    forgiven = region_of != person_of
+    _pair_up(scored, LEAST_OKS, person_of, oks_of, free)
+    prediction, person, similarity, _ = scored
     best = np.zeros(len(results))
     np.maximum.at(best, prediction, similarity)
-    ranks = _ranks(results)
-    by_rank = np.argsort(ranks[prediction], kind="stable")
-    prediction, person, similarity = prediction[by_rank], person[by_rank], similarity[by_rank]
-    starts = np.flatnonzero(np.diff(ranks[prediction], prepend=-1, append=len(results)))
-    free = np.ones(len(truth), bool)
-    for least in (CLEAR_OKS, LEAST_OKS):
-        for start, end in itertools.pairwise(starts):  # one rank: at most one prediction a picture
-            rows = np.arange(start, end)
-            rows = rows[(similarity[rows] >= least) & free[person[rows]] & (person_of[prediction[rows]] < 0)]
-            rows = rows[np.lexsort((similarity[rows], prediction[rows]))]
-            rows = rows[np.diff(prediction[rows], append=-1) != 0]  # the last of each prediction is its best
-            person_of[prediction[rows]], oks_of[prediction[rows]] = person[rows], similarity[rows]
-            free[person[rows]] = False
     reached = np.zeros(len(truth))
     reached[person_of[person_of >= 0]] = oks_of[person_of >= 0]
     outdone = np.zeros(len(truth), bool)
     outdone[person[(person_of[prediction] < 0) & ~free[person] & (similarity > reached[person])]] = True
-    forgiven = np.zeros(len(results), bool)
-    other, region = same_picture(results.picture, truth.picture, ignored)
-    forgiven[other[pair_oks(truth, results, other, region, oks_sigmas) >= CLEAR_OKS]] = True
     return Matches(person_of, oks_of, best, forgiven & (person_of < 0), outdone)
+
+
+def _pairs_by_rank(
+    truth: GroundTruth, results: Results, wanted: np.ndarray, oks_sigmas: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every prediction with everybody in its picture who is ``wanted`` [T] bool: both, their OKS, and the rank."""
+    prediction, person = same_picture(results.picture, truth.picture, np.flatnonzero(wanted))
+    similarity = pair_oks(truth, results, prediction, person, oks_sigmas)
+    rank = _ranks(results)[prediction]
+    order = np.argsort(rank, kind="stable")
+    return prediction[order], person[order], similarity[order], rank[order]
+
+
+def _pair_up(
+    pairs: tuple[np.ndarray, ...],
+    least: float,
+    person_of: np.ndarray,
+    oks_of: np.ndarray,
+    free: np.ndarray,
+    shared: np.ndarray | None = None,
+) -> None:
+    """Gives predictions that are nobody, best rank first, the free person who fits best; ``person_of`` on in place.
+
+    Args:
+        pairs: see :func:`_pairs_by_rank`.
+        least: OKS that a pair needs.
+        person_of: [D]; oks_of: [D]; free: [T] bool.
+        shared: [T] bool, who stays free.
+    """
+    prediction, person, similarity, rank = pairs
+    starts = np.flatnonzero(np.diff(rank, prepend=-1, append=len(person_of)))
+    for start, end in itertools.pairwise(starts):  # one rank: at most one prediction a picture
+        rows = np.arange(start, end)
+        rows = rows[(similarity[rows] >= least) & free[person[rows]] & (person_of[prediction[rows]] < 0)]
+        rows = rows[np.lexsort((similarity[rows], prediction[rows]))]
+        rows = rows[np.diff(prediction[rows], append=-1) != 0]  # the last of each prediction is its best
+        person_of[prediction[rows]], oks_of[prediction[rows]] = person[rows], similarity[rows]
+        taken = person[rows]
+        free[taken if shared is None else taken[~shared[taken]]] = False
 
 
 def best_similarity(truth: GroundTruth, results: Results, oks_sigmas: Sequence[float]) -> np.ndarray:
