@@ -73,11 +73,14 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[InputPicture]:
 
 
 def number_pictures(names: Sequence[str]) -> list[int]:
-    """COCO image ids: the file stems when all are different numbers, as COCO's own are, otherwise 1, 2, 3, ..."""
+    """COCO image ids: the file stems when all are different numbers, as COCO's own are, otherwise 1, 2, 3, ...
+
+    Numbers of more than 63 bits, such as times with many digits, are no ids: no reader of annotations could hold them.
+    """
     stems = [Path(name).stem for name in names]
     if all(stem.isascii() and stem.isdigit() for stem in stems):
         numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
+        if len(set(numbers)) == len(numbers) and max(numbers, default=0) < 2**63:
             return numbers
     return list(range(1, len(names) + 1))
 

@@ -139,6 +139,8 @@ def test_image_ids_are_the_file_names_when_these_are_different_numbers():
     assert cli.number_pictures(["000000000036.jpg", "49.png"]) == [36, 49]
     assert cli.number_pictures(["36.jpg", "0036.png"]) == [1, 2]
     assert cli.number_pictures(["36.jpg", "a.png"]) == [1, 2]
+    assert cli.number_pictures([f"{2**63 - 1}.jpg", "1.jpg"]) == [2**63 - 1, 1]
+    assert cli.number_pictures([f"{2**63}.jpg", "1.jpg"]) == [1, 2]
 
 
 def test_a_damaged_picture_is_reported_and_the_others_are_processed(tmp_path, load, capsys):

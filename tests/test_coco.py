@@ -339,11 +339,14 @@ def test_coordinates_of_unlabelled_keypoints_are_zeroed(tmp_path):
         (person(7, iscrowd=2), r"annotation 7: iscrowd: expected 0 or 1, got 2"),
         (person(7, segmentation=[[1, 2, 3, 4, 5]]), r"annotation 7: segmentation: .*even number"),
         (person(7, segmentation=[5, 10, 25, 10]), r"annotation 7: segmentation: expected .*list of polygons"),
+        (person(7, category_id=[1]), r"annotation 7: category_id: expected one of the categories \[1\], got \[1\]"),
+        (person(7, segmentation={"size": 5, "counts": "abc"}), r"annotation 7: segmentation: .*\[40, 60\], got 5"),
         (person(7, segmentation={"size": [1, 1], "counts": [1]}), r"annotation 7: segmentation: .*\[40, 60\]"),
         (person(7, segmentation={"size": [40, 60], "counts": [5]}), r"annotation 7: segmentation: .*2400 pixels"),
         (person(5), "two annotations have the id 5"),
         (person("7"), r"annotations\[1\]: id must be a whole number, got '7'"),
         (person(...), r"annotations\[1\]: id must be a whole number, got None"),
+        (person(2**63), r"annotations\[1\]: id must be a whole number, got 9223372036854775808"),
     ],
 )
 def test_a_broken_record_is_an_error_that_names_file_annotation_and_field(tmp_path, record, message):
@@ -382,6 +385,8 @@ def test_an_unreadable_shape_is_an_error_when_the_picture_is_taken(tmp_path, seg
         ({"images": [{"id": 1, "file_name": "a", "width": 5}]}, r"images\[0\] \(id 1\): height must be a whole number"),
         ({"images": [{"id": 1, "file_name": "a", "width": 0, "height": 5}]}, r"width must be .*at least 1.*got 0"),
         ({"images": [{"id": 1, "width": 5, "height": 5}]}, "file_name must be"),
+        ({"images": [{"id": 2**63, "file_name": "a", "width": 5, "height": 5}]}, r"images\[0\].*: id must be a whole"),
+        ({"categories": [{"id": 1, "name": "person", "keypoints": 3}]}, r"has the keypoints 3, skeleton 'doll'"),
         ({"images": [{"id": 1, "file_name": "a", "width": 5, "height": 5}] * 2}, "two images have the id 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -611,6 +612,37 @@ def test_a_record_that_nobody_can_correct_is_named(coco, tmp_path, capsys):
     write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
     message = refused(capsys, "--from", "coco", "--to", "coco", coco, tmp_path / "out")
     assert f"annotation {content['annotations'][1]['id']}: keypoints" in message
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo"])
+def test_what_no_repair_can_correct_is_named_before_anything_is_written(coco, tmp_path, capsys, to):
+    untouched = read_json(coco, "train2017")
+    for change, message in (
+        (lambda c: c["annotations"][0].update(keypoints=[5, 5, "seen"]), "annotation 1: keypoints: expected 51"),
+        (lambda c: c["annotations"][0]["keypoints"].pop(), "annotation 1: keypoints: expected 51"),
+        (lambda c: c["annotations"][0].update(bbox=None), "annotation 1: bbox: expected four"),
+        (lambda c: c["images"][2].pop("id"), "images[2] (id None): id must be a whole number"),
+    ):
+        content = copy.deepcopy(untouched)
+        change(content)
+        file = write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+        told = refused(capsys, "--from", "coco", "--to", to, coco, tmp_path / "out")
+        assert message in told
+        assert str(file) in told
+        assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_too_long_for_ids_are_given_anew(coco, tmp_path):
+    content = read_json(coco, "train2017")
+    long = 20210315142233123456
+    content["images"][0]["id"] = content["annotations"][0]["id"] = long
+    for person in content["annotations"]:
+        if person["image_id"] == 1:
+            person["image_id"] = long
+    write_json(coco / "annotations" / "person_keypoints_train2017.json", content)
+    out = convert("coco", "coco", coco, tmp_path / "out")
+    assert CocoKeypoints(out, "train2017").image_ids == [2, 3, 4, 5]
+    assert len(CocoKeypoints(out, "train2017").all_labels()) == len(content["annotations"])
 
 
 def test_nothing_is_written_over_and_what_is_not_there_is_named(coco, tmp_path, capsys):

@@ -163,6 +163,16 @@ def test_packed_labels_are_the_labels(labels):
     assert len(list((labels / "annotations").glob("*.packed"))) == 1
 
 
+def test_names_in_no_encoding_are_packed_too(labels):
+    file = labels / "annotations" / "person_keypoints_val.json.gz"
+    content = json.loads(gzip.decompress(file.read_bytes()))
+    content["images"][1]["file_name"] = "caf\udce9.jpg"  # Latin-1's é, as Python reads it from a folder
+    file.write_bytes(gzip.compress(json.dumps(content).encode()))
+    for _ in range(2):
+        assert read_packed(file, ARMS).file_names == ("1.jpg", "caf\udce9.jpg", "3.jpg")
+    assert len(list(file.parent.glob("*.packed"))) == 1
+
+
 def test_packed_labels_are_not_parsed_again(labels, monkeypatch):
     file = labels / "annotations" / "person_keypoints_val.json.gz"
     read_packed(file, ARMS)

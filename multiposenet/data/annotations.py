@@ -154,6 +154,11 @@ def read_json(path: Path) -> tuple[dict, str]:
     return content, digest
 
 
+def is_whole(identity: object) -> bool:
+    """Whether an id is a whole number that arrays and files of 64 bits can hold."""
+    return isinstance(identity, int) and -(2**63) <= identity < 2**63
+
+
 def choose_person_category(content: dict, path: Path, name: str = "person") -> dict:
     """The category of that name, or else the only category that has keypoints.
 
@@ -183,32 +188,45 @@ def find_person_category(content: dict, path: Path, skeleton: Skeleton, name: st
     """
     chosen = choose_person_category(content, path, name)
     keypoints = chosen.get("keypoints")
-    if keypoints and tuple(keypoints) != skeleton.keypoints:
+    if keypoints and (not isinstance(keypoints, list) or tuple(keypoints) != skeleton.keypoints):
         raise ValueError(
-            f"{path}: category {chosen.get('name')!r} has the keypoints {list(keypoints)}, skeleton "
+            f"{path}: category {chosen.get('name')!r} has the keypoints {keypoints}, skeleton "
             f"{skeleton.name!r} has {list(skeleton.keypoints)}; give the dataset the skeleton that it is labelled with"
         )
     return chosen["id"]
 
 
 def read_annotations(path: str | Path, skeleton: Skeleton, layout: CocoFormat = COCO_FORMAT) -> AnnotationFile:
-    """Reads and checks a COCO keypoint file, plain or gzip. Pictures come in the order of their ids.
+    """Reads a COCO keypoint file, plain or gzip, by :func:`pack_annotations`, where the errors of records are listed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or no COCO keypoint file of this skeleton.
+    """
+    path = Path(path).expanduser()
+    content, digest = read_json(path)
+    return pack_annotations(content, digest, path, skeleton, layout)
+
+
+def pack_annotations(
+    content: dict, digest: str, path: Path, skeleton: Skeleton, layout: CocoFormat = COCO_FORMAT
+) -> AnnotationFile:
+    """Checks and packs the content of a COCO keypoint file. Pictures come in the order of their ids.
 
     Missing fields with a stated stand-in: ``iscrowd`` is 0; ``num_keypoints`` is counted (and always counted anew, with
     a warning where the file states another number); ``area`` is the area of the segmentation, or 0.53 of the box's
     where there is none. Annotations of other listed categories are left out.
 
     Args:
-        path: the file.
+        content: the file's.
+        digest: SHA-256 of its bytes.
+        path: the file, for messages.
         skeleton: the keypoints that it is labelled with.
         layout: how the file differs from COCO's own: field of the keypoints, category, what ``num_keypoints`` counts.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: not a COCO keypoint file of this skeleton, or a record in it is broken.
     """
-    path = Path(path).expanduser()
-    content, digest = read_json(path)
     for section in ("images", "annotations"):
         if not isinstance(content.get(section), list) or not all(isinstance(r, dict) for r in content[section]):
             raise ValueError(f"{path}: {section} must be a list of objects; a COCO keypoint file has one")
@@ -245,8 +263,10 @@ def _read_images(records: list[dict], path: Path) -> tuple[np.ndarray, tuple[str
         where = f"{path}: images[{position}] (id {record.get('id')!r})"
         for field in ("id", "width", "height"):
             value = record.get(field)
-            if not isinstance(value, int) or (field != "id" and value < 1):
-                raise ValueError(f"{where}: {field} must be a whole number, at least 1 for a size, got {value!r}")
+            if not is_whole(value) or (field != "id" and value < 1):
+                raise ValueError(
+                    f"{where}: {field} must be a whole number (63 bits at most), at least 1 for a size, got {value!r}"
+                )
         if not isinstance(record.get("file_name"), str):
             raise ValueError(f"{where}: file_name must be the picture's file name, got {record.get('file_name')!r}")
     records = sorted(records, key=lambda record: record["id"])
@@ -258,16 +278,16 @@ def _read_images(records: list[dict], path: Path) -> tuple[np.ndarray, tuple[str
 
 
 def _person_records(content: dict, path: Path, category_id: int) -> list[dict]:
-    known = {category["id"] for category in content["categories"]}
+    known = [category["id"] for category in content["categories"]]  # of any type, so no set
     ids = []
     for position, record in enumerate(content["annotations"]):
-        if not isinstance(record.get("id"), int):
+        if not is_whole(record.get("id")):
             raise ValueError(
-                f"{path}: annotations[{position}]: id must be a whole number, got {record.get('id')!r}; "
-                "give every annotation an id of its own"
+                f"{path}: annotations[{position}]: id must be a whole number, got {record.get('id')!r}; give every "
+                "annotation an id of its own, of at most 63 bits"
             )
         if record.get("category_id") not in known:
-            _broken(path, record, "category_id", f"one of the categories {sorted(known)}", "list the category")
+            _broken(path, record, "category_id", f"one of the categories {known}", "list the category")
         ids.append(record["id"])
     if (twice := _first_repeated(np.array(ids, np.int64))) is not None:
         raise ValueError(f"{path}: two annotations have the id {twice}; give every annotation an id of its own")

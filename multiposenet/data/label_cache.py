@@ -24,6 +24,8 @@ from multiposenet.whole_files import written_whole
 LABEL_CACHE_VERSION = 2
 """To be raised when the content of a packed file changes."""
 
+_NAMES = "surrogatepass"  # names of files in other encodings than UTF-8 come in JSON as lone surrogates
+
 
 def read_packed(
     path: str | Path, skeleton: Skeleton, layout: CocoFormat = COCO_FORMAT, folder: str | Path | None = None
@@ -65,7 +67,7 @@ def _load(packed: Path, about: str, path: Path, digest: str) -> AnnotationFile |
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError):
         return None
-    names = arrays.pop("file_names").tobytes().decode().split("\n")
+    names = arrays.pop("file_names").tobytes().decode("utf-8", _NAMES).split("\n")
     own = {key: arrays.pop(key) for key in ("image_ids", "segments", "segment_ends")}
     return AnnotationFile(
         path=path,
@@ -90,7 +92,7 @@ def _save(content: AnnotationFile, packed: Path, about: str) -> None:
         "segment_ends": content.segment_ends,
         "category_id": np.array([content.category_id], np.int64),
         "made_by": np.frombuffer(json.dumps(content.made_by).encode(), np.uint8),
-        "file_names": np.frombuffer("\n".join(content.file_names).encode(), np.uint8),
+        "file_names": np.frombuffer("\n".join(content.file_names).encode("utf-8", _NAMES), np.uint8),
     }
     # Labels on a read-only disk are normal: they are parsed every time.
     with contextlib.suppress(OSError, SafetensorError):

@@ -36,8 +36,9 @@ def segmentation_problem(segmentation: object, image_size: tuple[int, int]) -> s
     if segmentation is None or segmentation == []:
         return None
     if isinstance(segmentation, dict):
-        if list(segmentation.get("size", [])) != list(image_size):
-            return f"size must be the picture's [height, width] {list(image_size)}, got {segmentation.get('size')}"
+        size = segmentation.get("size")
+        if not isinstance(size, (list, tuple)) or list(size) != list(image_size):
+            return f"size must be the picture's [height, width] {list(image_size)}, got {size}"
         counts = segmentation.get("counts")
         if isinstance(counts, list):
             if not all(isinstance(count, int) and count >= 0 for count in counts):

@@ -7,6 +7,7 @@ from itertools import count
 
 import numpy as np
 
+from multiposenet.data.annotations import is_whole
 from multiposenet.data.check.axes import exchanged_sizes
 from multiposenet.data.check.boxes import repeated_pairs
 from multiposenet.data.check.draft import Draft
@@ -83,7 +84,7 @@ def _number_annotations(draft: Draft) -> None:
     taken: set = set()
     for row, identity in enumerate(ids):
         check = "repeated-annotation-id" if identity in taken else "annotation-id-not-whole"
-        if type(identity) is not int or identity in taken:
+        if type(identity) is not int or not is_whole(identity) or identity in taken:
             identity = fresh()
         taken.add(identity)
         draft.set(check, "annotations", row, "id", identity)
@@ -95,10 +96,10 @@ def _whole_numbers(ids: list) -> dict:
     numbers: dict = {}
     for identity in ids:
         if identity is not None and identity not in numbers:
-            numbers[identity] = identity if type(identity) is int else fresh()
+            numbers[identity] = identity if type(identity) is int and is_whole(identity) else fresh()
     return numbers
 
 
 def _fresh(ids: list) -> Callable[[], int]:
     """Gives whole numbers beyond all that are taken."""
-    return count(max((identity for identity in ids if type(identity) is int), default=0) + 1).__next__
+    return count(max((identity for identity in ids if is_whole(identity)), default=0) + 1).__next__

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from multiposenet.data.annotations import is_whole
 from multiposenet.data.check.findings import Check, Scope, Severity
 from multiposenet.data.check.label_table import LabelTable
 from multiposenet.data.person_masks import segmentation_problem
@@ -101,7 +102,7 @@ def _annotation_id_detail(table: LabelTable, row: int) -> str:
 
 
 def _not_whole(values: list) -> np.ndarray:
-    return np.fromiter((type(value) is not int for value in values), bool, len(values))
+    return np.fromiter((type(value) is not int or not is_whole(value) for value in values), bool, len(values))
 
 
 def _repeated_image_id(table: LabelTable) -> np.ndarray:
@@ -139,10 +140,7 @@ def _segmentation_problem(table: LabelTable, row: int) -> str:
     segmentation, size = table.person(row).get("segmentation"), table.person_image_sizes[row]
     if not segmentation or not np.isfinite(size).all():
         return ""
-    try:
-        return segmentation_problem(segmentation, (int(size[0]), int(size[1]))) or ""
-    except TypeError as error:  # a size that is no list, counts that are no numbers
-        return f"not a segmentation ({error})"
+    return segmentation_problem(segmentation, (int(size[0]), int(size[1]))) or ""
 
 
 def _nobody(table: LabelTable) -> np.ndarray:
@@ -199,12 +197,12 @@ RECORD_CHECKS = (
     ),
     Check(
         "image-id-not-whole", Severity.ERROR, Scope.PICTURES,
-        "An image id must be a whole number; results with numbers never match text.", _odd_image_id,
+        "An image id must be a whole number of at most 63 bits; results with numbers never match text.", _odd_image_id,
         lambda table, row: f"id {table.images[row].get('id')!r}",
     ),
     Check(
         "annotation-id-not-whole", Severity.ERROR, Scope.ANNOTATIONS,
-        "id, image_id and category_id of an annotation must be whole numbers.", _odd_annotation_id,
+        "id, image_id and category_id of an annotation must be whole numbers of at most 63 bits.", _odd_annotation_id,
         _annotation_id_detail,
     ),
     Check(

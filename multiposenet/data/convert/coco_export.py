@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from multiposenet.data.annotations import read_json
+from multiposenet.data.annotations import pack_annotations, read_json
 from multiposenet.data.check.axes import exchanged_sizes
 from multiposenet.data.check.keypoints import counted_keypoints
 from multiposenet.data.check.label_table import LabelTable, build_table
 from multiposenet.data.check.picture_files import PictureFile, locate_picture, measure_picture
 from multiposenet.data.check.repairs import repair_content
 from multiposenet.data.check.sources import SplitSource, find_splits
-from multiposenet.data.convert.converted import CATEGORY_ID, ConvertedSplit, inner_name
-from multiposenet.data.formats import CocoFormat
+from multiposenet.data.convert.converted import CATEGORY_ID, ConvertedSplit, inner_name, person_category
+from multiposenet.data.formats import COCO_FORMAT, CocoFormat
 from multiposenet.skeletons import Skeleton
 
 
@@ -68,6 +68,10 @@ def _read_split(source: SplitSource, skeleton: Skeleton | None) -> ConvertedSpli
     images = [
         {**image, "file_name": inner_name(name)} for image, name in zip(table.images, table.file_names, strict=True)
     ]
+    people = _people(table)
+    # Where the records are wrong beyond repair, this error names the file that the user has.
+    clean = {"images": images, "annotations": people, "categories": [person_category(table.skeleton)]}
+    pack_annotations(clean, "", path, table.skeleton, dataclasses.replace(COCO_FORMAT, uncounted=layout.uncounted))
     counts = Counter(change.check for change in changes)
     notes = [f"corrected: {check}, {count:,}" for check, count in counts.items()]
     located = {
@@ -78,7 +82,7 @@ def _read_split(source: SplitSource, skeleton: Skeleton | None) -> ConvertedSpli
         source.name,
         table.skeleton,
         images,
-        _people(table),
+        people,
         {image_id: picture for image_id, picture in located.items() if picture is not None},
         (*notes, *_notes(table)),
         layout.uncounted,
