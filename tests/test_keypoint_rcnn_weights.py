@@ -23,6 +23,9 @@ from multiposenet.structures import PoseTargets
 
 K = COCO_PERSON.num_keypoints
 SIZE = (96, 128)
+SIZES = [SIZE, (100, 130), (90, 93), (33, 70)]
+"""Multiples of the coarsest stride, and others: those are padded."""
+
 EVERYTHING, PROPOSALS, PEOPLE = 10**6, 30, 3
 
 
@@ -50,39 +53,68 @@ def file(theirs, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def ours(file) -> PoseMethod:
-    """The file read by us."""
+def read_by_us(file: Path) -> PoseMethod:
     sampling = {"anchor_batch": EVERYTHING, "box_batch": EVERYTHING, "proposals": (PROPOSALS, 1000)}
     method = build_method(weights=file, max_people=PEOPLE, **sampling)
     method.model.eval()
     return method
 
 
-def pictures(n: int = 2) -> Tensor:
-    return torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(scope="module")
+def ours(file) -> PoseMethod:
+    """The file read by us."""
+    return read_by_us(file)
+
+
+def pictures(n: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def size(request, theirs, monkeypatch) -> tuple[int, int]:
+    """Of pictures, which torchvision then takes as they are."""
+    monkeypatch.setattr(theirs.transform, "min_size", (min(request.param),))
+    monkeypatch.setattr(theirs.transform, "max_size", max(request.param))
+    return request.param
 
 
 @torch.inference_mode()
-def test_people_and_keypoints_are_torchvisions(theirs, ours):
-    assert ours.name == "keypoint_rcnn_resnet50"
-    assert ours.skeleton == COCO_PERSON
-    outputs, _ = ours.model(pictures())
-    for mine, wanted in zip(ours.decoder(outputs), theirs(list(pictures())), strict=True):
+def assert_same_people(ours: PoseMethod, theirs: KeypointRCNN, images: Tensor) -> None:
+    outputs, _ = ours.model(images)
+    for mine, wanted in zip(ours.decoder(outputs), theirs(list(images)), strict=True):
         assert len(mine) == PEOPLE
         assert_close(mine.boxes, wanted["boxes"], atol=0.01, rtol=0)
         assert_close(mine.scores, wanted["scores"], atol=1e-4, rtol=0)
         assert_close(mine.keypoints, wanted["keypoints"][..., :2], atol=0.01, rtol=0)
 
 
+def test_the_file_is_recognised(ours):
+    assert ours.name == "keypoint_rcnn_resnet50"
+    assert ours.skeleton == COCO_PERSON
+
+
+@pytest.mark.parametrize("size", SIZES, indirect=True, ids=str)
+def test_people_and_keypoints_are_torchvisions(theirs, ours, size):
+    assert_same_people(ours, theirs, pictures(size=size))
+
+
+def test_a_tiny_picture_before_changes_nothing(theirs, file):
+    ours = read_by_us(file)
+    ours.model(pictures(1, (20, 20)))
+    assert_same_people(ours, theirs, pictures())
+
+
+@pytest.mark.parametrize("size", SIZES, indirect=True, ids=str)
 @torch.no_grad()
-def test_losses_are_torchvisions(theirs, ours):
+def test_losses_are_torchvisions(theirs, ours, size):
     generator = torch.Generator().manual_seed(1)
-    boxes = torch.tensor([[[10.0, 10.0, 60.0, 80.0], [70.0, 20.0, 120.0, 90.0]]]).repeat(2, 1, 1)
+    height, width = size
+    shares = torch.tensor([[[0.1, 0.1, 0.5, 0.8], [0.55, 0.2, 0.95, 0.9]]])
+    boxes = (shares * torch.tensor([width, height, width, height])).repeat(2, 1, 1)
     shares = torch.rand(2, 2, K, 2, generator=generator)
     keypoints = boxes[:, :, None, :2] + shares * (boxes[:, :, None, 2:] - boxes[:, :, None, :2])
     visibility = torch.randint(0, 3, (2, 2, K), generator=generator).to(torch.uint8)
-    cells = torch.zeros(2, SIZE[0] // 4, SIZE[1] // 4)
+    cells = torch.zeros(2, -(-height // 4), -(-width // 4))
     valid = torch.ones(2, 2, dtype=torch.bool)
     targets = PoseTargets(keypoints, visibility, boxes, valid, cells, cells.bool())
     labels = [
@@ -97,9 +129,9 @@ def test_losses_are_torchvisions(theirs, ours):
     theirs.train()
     for layer in theirs.modules():
         layer.train(not isinstance(layer, nn.BatchNorm2d))
-    wanted = theirs(list(pictures()), labels)
+    wanted = theirs(list(pictures(size=size)), labels)
     theirs.eval()
-    losses = ours.model.train()(pictures(), targets, find=False)[1]
+    losses = ours.model.train()(pictures(size=size), targets, find=False)[1]
     ours.model.eval()
     names = {
         "proposal_logits": "loss_objectness",

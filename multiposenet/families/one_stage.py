@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import nn
 from torch.utils.data import Dataset
-from torchvision.ops import MultiScaleRoIAlign
 
 from multiposenet.data.pending import PICTURES
 from multiposenet.data.transforms import Letterbox, training_transform
@@ -23,8 +22,9 @@ from multiposenet.models.keypoint_rcnn import (
     KeypointHead,
     KeypointRCNN,
     OneStageKeypointHead,
+    PyramidPool,
 )
-from multiposenet.models.keypoint_rcnn_detection import LEVELS, DetectorRule
+from multiposenet.models.keypoint_rcnn_detection import DetectorRule
 from multiposenet.models.keypoint_rcnn_heads import POOLED_SIZE, WIDTH
 from multiposenet.models.keypoint_rcnn_pooling import EXPANSION
 from multiposenet.models.norms import NORMS, group_norm, replace_norms
@@ -95,8 +95,8 @@ def build_keypoint_rcnn(
 
 def keypoint_rcnn_resnet50(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, RoiDecoder]:
     """torchvision's ``keypointrcnn_resnet50_fpn``: 59.1 M parameters."""
-    pool = MultiScaleRoIAlign(list(LEVELS), POOLED_SIZE, sampling_ratio=2)
-    return build_keypoint_rcnn(skeleton, **{"backbone": "resnet50", "pool": pool, "head": KeypointHead} | options)
+    own = {"backbone": "resnet50", "pool": PyramidPool(POOLED_SIZE), "head": KeypointHead}
+    return build_keypoint_rcnn(skeleton, **own | options)
 
 
 def build_onestage(

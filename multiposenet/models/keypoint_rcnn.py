@@ -21,7 +21,6 @@ from multiposenet.distributed import count_over_processes
 from multiposenet.models.backbones import Backbone
 from multiposenet.models.input_normalization import InputNormalization
 from multiposenet.models.keypoint_rcnn_detection import (
-    LEVELS,
     DetectorRule,
     PersonDetector,
     ProposalNetwork,
@@ -33,7 +32,7 @@ from multiposenet.models.keypoint_rcnn_heads import (
     OneStageKeypointHead,
     reference_name,
 )
-from multiposenet.models.keypoint_rcnn_pooling import ExpandedBoxPool
+from multiposenet.models.keypoint_rcnn_pooling import LEVELS, ExpandedBoxPool, PyramidPool
 from multiposenet.roi_heatmaps import RoiCodec
 from multiposenet.structures import Detections, PoseTargets, RoiOutputs
 
@@ -43,6 +42,7 @@ __all__ = [
     "KeypointHead",
     "KeypointRCNN",
     "OneStageKeypointHead",
+    "PyramidPool",
     "reference_name",
 ]
 
@@ -58,7 +58,7 @@ class KeypointRCNN(nn.Module):
 
     Args:
         backbone: with the normalisation that it is to have.
-        keypoint_pool: (levels by name, boxes of every picture, image sizes) -> features [R, C, 14, 14].
+        keypoint_pool: (levels by name, boxes of every picture) -> features [R, C, 14, 14].
         keypoint_head: features -> logits [R, K, 56, 56].
         codec: says which cells keypoints lie in.
         rule: see :class:`DetectorRule`.
@@ -110,31 +110,34 @@ class KeypointRCNN(nn.Module):
             outputs, or None without ``find``, and a dict of scalar losses (empty without targets).
         """
         image_sizes = [tuple(images.shape[-2:])] * len(images)
-        levels = self._levels(images)
+        padded = self._padded(images)
+        levels = self._levels(padded)
         labels = None if targets is None else picture_labels(targets)
-        proposals, losses = self.proposals(ImageList(images, image_sizes), levels, labels)
+        # An anchor's place is counted in cells of the padded images: the same ones that the levels come from.
+        proposals, losses = self.proposals(ImageList(padded, image_sizes), levels, labels)
         finest = OrderedDict((name, levels[name]) for name in LEVELS)
         if targets is not None:
-            of_boxes, boxes, rows = self.detector.losses(finest, proposals, image_sizes, labels)
+            of_boxes, boxes, rows = self.detector.losses(finest, proposals, labels)
             losses |= of_boxes | {"keypoints": self._keypoint_loss(finest, boxes, rows, image_sizes, targets)}
         if not find:
             return None, losses
         if people is None:
             people = self.detector(finest, proposals, image_sizes, score_threshold, max_people)
         boxes = [own[valid] for own, valid in zip(people.boxes, people.valid, strict=True)]
-        return RoiOutputs(self._heatmaps(finest, boxes, image_sizes), people, image_sizes[0]), losses
+        return RoiOutputs(self._heatmaps(finest, boxes), people, image_sizes[0]), losses
 
-    def _levels(self, images: Tensor) -> Mapping[str, Tensor]:
-        """The pyramid's levels by name, of images padded to a multiple of the coarsest stride."""
+    def _padded(self, images: Tensor) -> Tensor:
+        """Normalised images with zeros right and below, up to a multiple of the coarsest stage's stride."""
         images = self.normalize(images)
-        images = F.pad(images, (0, -images.shape[-1] % MULTIPLE, 0, -images.shape[-2] % MULTIPLE))
-        return self.pyramid(OrderedDict(zip(LEVELS, self.backbone(images), strict=True)))
+        return F.pad(images, (0, -images.shape[-1] % MULTIPLE, 0, -images.shape[-2] % MULTIPLE))
 
-    def _heatmaps(
-        self, levels: Mapping[str, Tensor], boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def _levels(self, padded: Tensor) -> Mapping[str, Tensor]:
+        """The pyramid's levels by name."""
+        return self.pyramid(OrderedDict(zip(LEVELS, self.backbone(padded), strict=True)))
+
+    def _heatmaps(self, levels: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Logits [R, K, 56, 56] of all pictures' boxes."""
-        return self.keypoint_head(self.keypoint_pool(levels, list(boxes), list(image_sizes)))
+        return self.keypoint_head(self.keypoint_pool(levels, list(boxes)))
 
     def _keypoint_loss(
         self,
@@ -159,7 +162,7 @@ class KeypointRCNN(nn.Module):
             height, width = image_sizes[0]
             boxes[0] = targets.boxes.new_tensor([[0, 0, width, height]])
             keypoints[0], labelled[0] = (part[0].new_zeros(1, *part[0].shape[1:]) for part in (keypoints, labelled))
-        logits = self._heatmaps(levels, boxes, image_sizes).float()
+        logits = self._heatmaps(levels, boxes).float()
         cells, inside = self.codec.encode(torch.cat(keypoints), torch.cat(boxes), logits.shape[-1])
         counts = inside & torch.cat(labelled)
         wrong = F.cross_entropy(logits.flatten(2).flatten(0, 1), cells.flatten(), reduction="none")

@@ -18,15 +18,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from multiposenet.distributed import count_over_processes
 from multiposenet.geometry import pairwise_iou
 from multiposenet.losses import covered_share
+from multiposenet.models.keypoint_rcnn_pooling import PyramidPool
 from multiposenet.structures import Detections, PoseTargets
-
-LEVELS = ("0", "1", "2", "3")
-"""Names of P2 to P5; the fifth level, P6, serves proposals alone."""
 
 ANCHOR_SIZES = ((32,), (64,), (128,), (256,), (512,))
 ANCHOR_RATIOS = ((0.5, 1.0, 2.0),) * len(ANCHOR_SIZES)
@@ -113,6 +111,12 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals [P, 4] of every picture, best first, and with labels the losses.
 
+        Args:
+            images: as the features saw them, padded; their ``image_sizes`` are those of the pictures, to which
+                proposals are clipped.
+            features: P2 to P6 by name.
+            labels: of every picture.
+
         Returns:
             proposals; ``proposal_logits`` and ``proposal_deltas``, scalars, or nothing.
         """
@@ -151,7 +155,7 @@ class PersonDetector(RoIHeads):
 
     def __init__(self, channels: int, rule: DetectorRule) -> None:
         super().__init__(
-            box_roi_pool=MultiScaleRoIAlign(list(LEVELS), POOLED_BOX, sampling_ratio=2),
+            box_roi_pool=PyramidPool(POOLED_BOX),
             box_head=TwoMLPHead(channels * POOLED_BOX**2, 1024),
             box_predictor=FastRCNNPredictor(1024, num_classes=PERSON + 1),
             fg_iou_thresh=0.5,
@@ -185,7 +189,7 @@ class PersonDetector(RoIHeads):
             self.score_thresh if score_threshold is None else score_threshold,
             self.detections_per_img if max_people is None else max_people,
         )
-        logits, deltas = self._predict(features, proposals, image_sizes)
+        logits, deltas = self._predict(features, proposals)
         counts = [len(own) for own in proposals]
         boxes = self.box_coder.decode(deltas, list(proposals))[:, PERSON].split(counts)
         scores = logits.softmax(-1)[:, PERSON].split(counts)
@@ -198,7 +202,6 @@ class PersonDetector(RoIHeads):
         self,
         features: Mapping[str, Tensor],
         proposals: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
         labels: Sequence[PictureLabels],
     ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
         """Losses, and which proposals are whom.
@@ -210,7 +213,7 @@ class PersonDetector(RoIHeads):
         usable = [self._labelled(own, label) for own, label in zip(proposals, labels, strict=True)]
         targets = [{"boxes": label.boxes, "labels": torch.full_like(label.rows, PERSON)} for label in labels]
         sampled, matched, classes, wanted = self.select_training_samples(usable, targets)
-        logits, deltas = self._predict(features, sampled, image_sizes)
+        logits, deltas = self._predict(features, sampled)
         is_person, wanted = torch.cat(classes) == PERSON, torch.cat(wanted)
         count = count_over_processes(is_person.new_tensor(len(is_person), dtype=torch.float))
         losses = {
@@ -222,12 +225,9 @@ class PersonDetector(RoIHeads):
         rows = [label.rows[own[mine]] for label, own, mine in zip(labels, matched, people, strict=True)]
         return losses, boxes, rows
 
-    def _predict(
-        self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
+    def _predict(self, features: Mapping[str, Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits [R, 2] and box offsets [R, 2, 4] of all pictures' proposals."""
-        pooled = self.box_roi_pool(dict(features), list(proposals), list(image_sizes))
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
     def _labelled(self, proposals: Tensor, label: PictureLabels) -> Tensor:
