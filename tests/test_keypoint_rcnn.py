@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
 from multiposenet.families.one_stage import build_keypoint_rcnn, build_onestage
@@ -337,6 +338,30 @@ def test_half_precision_gives_finite_losses_of_single_precision():
         losses = model(pictures(2), targets(ONE_PERSON * 2), find=False)[1]
     assert {value.dtype for value in losses.values()} == {torch.float32}
     assert all(bool(value.isfinite()) for value in losses.values())
+
+
+@torch.no_grad()
+def test_anchors_in_half_precision_are_those_of_single_precision(monkeypatch):
+    model = small_model().eval()
+    seen = []
+
+    def decode(deltas: Tensor, anchors: list[Tensor]) -> Tensor:
+        seen.append((deltas.dtype, anchors[0]))
+        return BoxCoder.decode(model.proposals.box_coder, deltas, anchors)
+
+    monkeypatch.setattr(model.proposals.box_coder, "decode", decode)
+    images = pictures(1, 320, 416)  # bfloat16 counts pixels one by one up to 256
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            people = model(images)[0].people
+        assert people.boxes.dtype == torch.float32
+    (of_single, wanted), (of_half, anchors) = seen
+    assert of_single == of_half == torch.float32
+    assert_close(anchors, wanted, rtol=0, atol=0)
+    moved = wanted + torch.tensor([3.0, -2.0, 1.0, 2.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        deltas = model.proposals.box_coder.encode([moved], [anchors])[0]
+        assert_close(BoxCoder.decode(model.proposals.box_coder, deltas, [anchors])[:, 0], moved, rtol=0, atol=1e-3)
 
 
 def test_any_skeleton_will_do():

@@ -124,7 +124,7 @@ class ProposalNetwork(RegionProposalNetwork):
         logits, deltas = self.head(levels)
         counts = [level[0].numel() for level in logits]
         logits, deltas = (part.float() for part in concat_box_prediction_layers(logits, deltas))
-        anchors = self.anchor_generator(images, levels)
+        anchors = self._anchors(images, levels)
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
         proposals, _ = self.filter_proposals(boxes, logits, images.image_sizes, counts)
         if labels is None:
@@ -143,6 +143,14 @@ class ProposalNetwork(RegionProposalNetwork):
             "proposal_logits": wrong / count,
             "proposal_deltas": _distance(deltas[positive], wanted[positive]) / count,
         }
+
+    def _anchors(self, images: ImageList, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors [A, 4] of every picture, in single precision whatever the features are in.
+
+        torchvision takes the features' dtype: in bfloat16, which has 8 bits for a coordinate, anchors move by pixels.
+        """
+        grids = [level.new_empty(level.shape[-2:], dtype=torch.float32) for level in levels]
+        return self.anchor_generator(images, grids)
 
 
 class PersonDetector(RoIHeads):
