@@ -11,6 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
 from multiposenet.families.one_stage import build_keypoint_rcnn, build_onestage
+from multiposenet.geometry import clip_boxes
 from multiposenet.models.keypoint_rcnn import ExpandedBoxPool, GlobalContext, OneStageKeypointHead, reference_name
 from multiposenet.models.keypoint_rcnn_heads import KeypointHead
 from multiposenet.models.norms import NORMS, replace_norms
@@ -247,6 +248,16 @@ def test_given_people_are_looked_at_instead_of_found_ones(model):
     outputs, _ = model(pictures(1), people=people)
     assert outputs.people is people
     assert outputs.heatmaps.shape == (1, K, 56, 56)
+
+
+@torch.no_grad()
+def test_nobody_is_found_in_the_padding_beside_a_picture(model):
+    sizes = [(HEIGHT, WIDTH), (40.0, 70.5)]
+    people = model(pictures(2), picture_sizes=sizes)[0].people
+    for boxes, valid, (height, width) in zip(people.boxes, people.valid, sizes, strict=True):
+        assert valid.any()
+        assert_close(boxes[valid], clip_boxes(boxes[valid], (height, width)), rtol=0, atol=0)
+        assert bool((boxes[valid, 2:] > boxes[valid, :2]).all())
 
 
 @torch.no_grad()

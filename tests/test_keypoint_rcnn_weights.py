@@ -18,6 +18,7 @@ from multiposenet.importers import translate as translate_any
 from multiposenet.importers.torchvision_keypoint_rcnn import current_names, fetch_published, seed, translate
 from multiposenet.methods import PoseMethod, build_method
 from multiposenet.models.keypoint_rcnn_heads import KeypointHead, OneStageKeypointHead, reference_name
+from multiposenet.predictor import PosePredictor
 from multiposenet.skeletons import COCO_PERSON, Skeleton
 from multiposenet.structures import PoseTargets
 
@@ -102,6 +103,23 @@ def test_a_tiny_picture_before_changes_nothing(theirs, file):
     ours = read_by_us(file)
     ours.model(pictures(1, (20, 20)))
     assert_same_people(ours, theirs, pictures())
+
+
+@pytest.mark.parametrize("size", [(100, 128), (128, 90)], indirect=True, ids=str)
+@torch.inference_mode()
+def test_people_of_a_picture_with_padding_beside_it_are_torchvisions(theirs, ours, size, monkeypatch):
+    # Boxes that reach beyond the picture on the side of the padding.
+    for layer in (theirs.roi_heads.box_predictor.bbox_pred, ours.model.detector.box_predictor.bbox_pred):
+        monkeypatch.setattr(layer.bias, "data", layer.bias.data + torch.tensor([0, 0, 0, 0, 5.0, 5.0, 5.0, 5.0]))
+    picture = torch.randint(256, (*size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    (mine,) = PosePredictor(ours, "cpu", image_size=max(size))(picture.numpy())
+    (wanted,) = theirs([picture.permute(2, 0, 1) / 255])
+    assert len(mine) == PEOPLE
+    assert_close(mine.boxes[:, 2:].amax(0), torch.tensor([float(size[1]), float(size[0])]))
+    # The padding has the mean colour in whole grey levels here, and is exactly 0 after normalisation there.
+    assert_close(mine.scores, wanted["scores"], atol=1e-3, rtol=0)
+    assert_close(mine.boxes, wanted["boxes"], atol=0.5, rtol=0)
+    assert_close(mine.keypoints, wanted["keypoints"][..., :2], atol=1.0, rtol=0)
 
 
 @pytest.mark.parametrize("size", SIZES, indirect=True, ids=str)

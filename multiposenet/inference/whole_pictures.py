@@ -81,12 +81,19 @@ class WholePictures:
             yield Canvas(indices, [windows[index] for index in indices], views)
 
     def look(
-        self, images: Tensor, zoom: float, mirrored: bool, before: Sequence[View], known: Detections | None
+        self,
+        images: Tensor,
+        picture_sizes: Sequence[tuple[float, float]],
+        zoom: float,
+        mirrored: bool,
+        before: Sequence[View],
+        known: Detections | None,
     ) -> TensorFields:
         """What the network answers to one version of a canvas.
 
         Args:
             images: [N, 3, H, W], in this version's size, mirrored already.
+            picture_sizes: (height, width) of every picture on them; the rest of an image is padding.
             zoom, mirrored: see ``View``.
             before: the answers to the versions before this one.
             known: the people's boxes in pixels of the first version, where they are given.
@@ -124,9 +131,10 @@ class WholePictures:
         for size in self.settings.sizes:
             zoom = size / self.settings.sizes[0]
             images = self._images(pictures, size)
+            shown = [_size_on_canvas(picture.shape[:2], size) for picture in pictures]
             for mirrored in self.settings.mirrorings:
                 with self.settings.network():
-                    outputs = self.look(images.flip(-1) if mirrored else images, zoom, mirrored, views, known)
+                    outputs = self.look(images.flip(-1) if mirrored else images, shown, zoom, mirrored, views, known)
                 views.append(View(outputs, zoom, mirrored))
         return views
 
@@ -146,6 +154,12 @@ class WholePictures:
             images = torch.stack([letterbox_image(picture, size) for picture in pictures]).to(self.settings.device)
             # Rearranged while they are bytes.
             return images.contiguous(memory_format=torch.channels_last).float().div_(255)
+
+
+def _size_on_canvas(image_size: tuple[int, int], size: int) -> tuple[float, float]:
+    scale = CropWindow.letterbox(image_size, size).scale
+    height, width = image_size
+    return height * scale, width * scale
 
 
 def _into_crop(boxes: PersonBoxes, window: CropWindow) -> PersonBoxes:

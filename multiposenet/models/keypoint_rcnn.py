@@ -96,6 +96,7 @@ class KeypointRCNN(nn.Module):
         find: bool = True,
         score_threshold: float | None = None,
         max_people: int | None = None,
+        picture_sizes: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[RoiOutputs | None, dict[str, Tensor]]:
         """Finds the people of images and looks for their keypoints.
 
@@ -105,26 +106,29 @@ class KeypointRCNN(nn.Module):
             people: who they are, where that is known; they replace those that would be found.
             find: False: only the losses are wanted, and nobody is looked for.
             score_threshold, max_people: who counts as found, instead of the detector's own rule.
+            picture_sizes: (height, width) in image pixels of what is not padding, from the top left corner; boxes that
+                are found are clipped to it before one suppresses another. None: images are filled.
 
         Returns:
             outputs, or None without ``find``, and a dict of scalar losses (empty without targets).
         """
-        image_sizes = [tuple(images.shape[-2:])] * len(images)
+        image_size = tuple(images.shape[-2:])
+        picture_sizes = [image_size] * len(images) if picture_sizes is None else list(picture_sizes)
         padded = self._padded(images)
         levels = self._levels(padded)
         labels = None if targets is None else picture_labels(targets)
         # An anchor's place is counted in cells of the padded images: the same ones that the levels come from.
-        proposals, losses = self.proposals(ImageList(padded, image_sizes), levels, labels)
+        proposals, losses = self.proposals(ImageList(padded, picture_sizes), levels, labels)
         finest = OrderedDict((name, levels[name]) for name in LEVELS)
         if targets is not None:
             of_boxes, boxes, rows = self.detector.losses(finest, proposals, labels)
-            losses |= of_boxes | {"keypoints": self._keypoint_loss(finest, boxes, rows, image_sizes, targets)}
+            losses |= of_boxes | {"keypoints": self._keypoint_loss(finest, boxes, rows, image_size, targets)}
         if not find:
             return None, losses
         if people is None:
-            people = self.detector(finest, proposals, image_sizes, score_threshold, max_people)
+            people = self.detector(finest, proposals, picture_sizes, score_threshold, max_people)
         boxes = [own[valid] for own, valid in zip(people.boxes, people.valid, strict=True)]
-        return RoiOutputs(self._heatmaps(finest, boxes), people, image_sizes[0]), losses
+        return RoiOutputs(self._heatmaps(finest, boxes), people, image_size), losses
 
     def _padded(self, images: Tensor) -> Tensor:
         """Normalised images with zeros right and below, up to a multiple of the coarsest stage's stride."""
@@ -144,7 +148,7 @@ class KeypointRCNN(nn.Module):
         levels: Mapping[str, Tensor],
         boxes: Sequence[Tensor],
         rows: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
+        image_size: tuple[int, int],
         targets: PoseTargets,
     ) -> Tensor:
         """Softmax cross entropy over a map's cells, a mean over the labelled keypoints (Mask R-CNN, sec. 5).
@@ -159,7 +163,7 @@ class KeypointRCNN(nn.Module):
         if not any(map(len, boxes)):
             # The head sees the first picture and learns nothing from it: it takes part in every step of every process,
             # and its batch statistics stay finite.
-            height, width = image_sizes[0]
+            height, width = image_size
             boxes[0] = targets.boxes.new_tensor([[0, 0, width, height]])
             keypoints[0], labelled[0] = (part[0].new_zeros(1, *part[0].shape[1:]) for part in (keypoints, labelled))
         logits = self._heatmaps(levels, boxes).float()

@@ -181,7 +181,7 @@ class PersonDetector(RoIHeads):
         self,
         features: Mapping[str, Tensor],
         proposals: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
+        picture_sizes: Sequence[tuple[float, float]],
         score_threshold: float | None = None,
         max_people: int | None = None,
     ) -> Detections:
@@ -190,7 +190,7 @@ class PersonDetector(RoIHeads):
         Args:
             features: P2 to P5 by name.
             proposals: [P, 4] of every picture.
-            image_sizes: (height, width) of the pictures; boxes are clipped to them.
+            picture_sizes: (height, width) of the pictures; boxes are clipped to them.
             score_threshold, max_people: instead of the rule's.
         """
         limits = (
@@ -201,7 +201,7 @@ class PersonDetector(RoIHeads):
         counts = [len(own) for own in proposals]
         boxes = self.box_coder.decode(deltas, list(proposals))[:, PERSON].split(counts)
         scores = logits.softmax(-1)[:, PERSON].split(counts)
-        parts = zip(boxes, scores, image_sizes, strict=True)
+        parts = zip(boxes, scores, picture_sizes, strict=True)
         found_boxes, found_scores = zip(*(self._suppress(*part, *limits) for part in parts), strict=True)
         padded = pad_sequence(found_scores, batch_first=True)
         return Detections(pad_sequence(found_boxes, batch_first=True), padded, padded > 0)
@@ -244,9 +244,9 @@ class PersonDetector(RoIHeads):
         return proposals[is_person | ~label.unlabelled(proposals, self.ignore_share)]
 
     def _suppress(
-        self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int], threshold: float, count: int
+        self, boxes: Tensor, scores: Tensor, picture_size: tuple[float, float], threshold: float, count: int
     ) -> tuple[Tensor, Tensor]:
-        boxes = clip_boxes_to_image(boxes, image_size)
+        boxes = clip_boxes_to_image(boxes, picture_size)
         kept = (scores > threshold).nonzero()[:, 0]
         kept = kept[remove_small_boxes(boxes[kept], LEAST_SIDE)]
         kept = kept[nms(boxes[kept], scores[kept], self.nms_thresh)][:count]
