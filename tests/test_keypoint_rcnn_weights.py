@@ -222,6 +222,18 @@ def test_a_one_stage_network_starts_with_what_has_the_same_place(theirs, file):
     assert {f"keypoint_head.{reference_name(f'{layer}.weight')}" for layer in ("conv_channel", "conv_fcn1")} <= kept
 
 
+@pytest.mark.parametrize("model", ["keypoint_rcnn_resnet50", "onestage_resnet50"])
+def test_a_network_for_other_keypoints_starts_with_all_but_the_last_layer(theirs, file, model):
+    hand = Skeleton("hand", ("thumb", "index", "middle"))
+    with pytest.warns(UserWarning, match=r"for 17 keypoints and this model for 3: its last layer, .* starts new"):
+        method = build_method(model, skeleton=hand, warm_start=str(file))
+    after, source = method.model.state_dict(), theirs.state_dict()
+    assert after["keypoint_head.predict.kps_score_lowres.weight"].shape[1] == 3
+    last = reference_name("conv_fcn8.weight") if model.startswith("onestage") else "convs.7.0.weight"
+    assert_close(after[f"keypoint_head.{last}"], source["roi_heads.keypoint_head.14.weight"])
+    assert_close(after["detector.box_head.fc6.weight"], source["roi_heads.box_head.fc6.weight"])
+
+
 def test_another_layout_is_no_start(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with torch.device("meta"), pytest.raises(ValueError, match=r"other\.pth"):

@@ -9,6 +9,7 @@ Every layer has its place in our Keypoint R-CNN, and all but one of them in the 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,9 @@ PLACES = {
     "roi_heads.keypoint_predictor.": "keypoint_head.predict.",
 }
 """How the names of a part begin there -> here."""
+
+LAST_LAYER = "keypoint_head.predict.kps_score_lowres."
+"""The only one whose shape depends on the number of keypoints."""
 
 ONESTAGE_CONVS = {
     f"keypoint_head.convs.{i}.0.": f"keypoint_head.layers.{i + 1 + (i >= CONVS // 2)}.0." for i in range(1, CONVS)
@@ -130,7 +134,8 @@ def seed(model: KeypointRCNN, weights: str | Path) -> list[str]:
     """Starts a network with a Keypoint R-CNN's weights, wherever a layer has the same place in both.
 
     Of the One-Stage head these are the transposed convolution and, by position, the second to eighth 3x3 convolution;
-    the Global Context Modules and the first layers keep their weights.
+    the Global Context Modules and the first layers keep their weights. So does the transposed convolution of a model
+    for another number of keypoints than the file's; a warning says so.
 
     Args:
         model: on a ResNet-50 with fixed or usual batch normalisation.
@@ -147,6 +152,14 @@ def seed(model: KeypointRCNN, weights: str | Path) -> list[str]:
     if isinstance(model.keypoint_head, OneStageKeypointHead):
         tensors = {name: value for key, value in tensors.items() if (name := _onestage_name(key)) is not None}
     own = model.state_dict()
+    bias = f"{LAST_LAYER}bias"
+    if bias in own and own[bias].shape != tensors[bias].shape:
+        warnings.warn(
+            f"{file} is for {len(tensors[bias])} keypoints and this model for {len(own[bias])}: its last layer, "
+            f"{LAST_LAYER}*, starts new",
+            stacklevel=2,
+        )
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(LAST_LAYER)}
     wanted = {key: own[key].shape for key in tensors if key in own}
     match_shapes(wanted, tensors, f"{file}, as a start for this model")
     model.load_state_dict(tensors, strict=False)
