@@ -131,7 +131,11 @@ def _examples(source: SampleSource, decoder: RoiDecoder, skeleton: Skeleton, vie
 
 
 IMAGE_SIZE = 1056
-"""The published short side of 800 pixels, for pictures of COCO's usual shape."""
+"""Of the long side: pictures of 4:3 are 792 pixels high with it.
+
+The published rule is another one, a short side of 800 pixels and a long side of at most 1333: a picture of 3:2 is 704
+pixels high here and 800 there.
+"""
 
 VIEW = TrainingView(image_size=IMAGE_SIZE, scale=(0.8, 1.0), rotation=0.0, flip=0.5, colours=False)
 

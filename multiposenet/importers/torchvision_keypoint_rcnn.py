@@ -3,7 +3,9 @@
 Every layer has its place in our Keypoint R-CNN, and all but one of them in the One-Stage network. What is different:
 
 * keypoints are indices taken for continuous coordinates (``pixel_rule``);
-* batch normalisation is frozen, and the published weights were trained with an epsilon of 0 in it.
+* batch normalisation is frozen, and the published weights were trained with an epsilon of 0 in it;
+* the published figures are of pictures with a short side of 800 pixels and a long side of at most 1333; here the long
+  side is what is given.
 """
 
 from __future__ import annotations
