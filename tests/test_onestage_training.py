@@ -10,7 +10,9 @@ import torch
 
 from multiposenet import load
 from multiposenet.engine import STEPS, step_schedule
-from multiposenet.options import read_options_file
+from multiposenet.families.one_stage import build_onestage
+from multiposenet.options import parse_model_options, read_options_file
+from multiposenet.skeletons import COCO_PERSON
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -74,3 +76,11 @@ def test_the_rate_falls_by_a_tenth_twice():
 def test_the_published_recipe_takes_the_published_number_of_steps():
     values = read_options_file(train_posenet.TrainOptions, ROOT / "recipes" / "onestage.toml")
     assert values["epochs"] * values["epoch_size"] // values["batch_size"] == 2_160_000
+
+
+def test_the_published_recipe_learns_from_the_published_number_of_proposals():
+    values = read_options_file(train_posenet.TrainOptions, ROOT / "recipes" / "onestage.toml")
+    options = parse_model_options(values["model_options"])
+    proposals = build_onestage(COCO_PERSON, backbone="resnet16_w32", head_width=16, **options)[0].proposals
+    assert proposals.train().post_nms_top_n() == 1500
+    assert proposals.eval().post_nms_top_n() == 1000
