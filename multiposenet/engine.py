@@ -32,10 +32,10 @@ from multiposenet.checkpoint import (
 )
 from multiposenet.distributed import is_first, mean_over_processes, rank, share_buffers, wait_for_all, world_size
 from multiposenet.precision import in_precision
-from multiposenet.runs import append_row, drop_rows
+from multiposenet.runs import BEST, LAST, LOG, append_row, drop_rows
 
-BEST, LAST, LOG, NOT_FINITE = "best.safetensors", "last.safetensors", "log.csv", "not_finite.json"
-"""Files of a run folder, beside its training states."""
+NOT_FINITE = "not_finite.json"
+"""The pictures of a step whose loss was not finite, in the run folder."""
 
 SAVE_SECONDS = 60.0
 """Training state is written at every validation, and otherwise when this much time has passed."""

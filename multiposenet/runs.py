@@ -16,9 +16,13 @@ import numpy as np
 import torch
 import torchvision
 
+from multiposenet.checkpoint import training_states
 from multiposenet.distributed import is_first, share_from_first, world_size
 from multiposenet.options import OPTIONS_FILE, check_same_run, to_toml
 from multiposenet.whole_files import written_whole
+
+BEST, LAST, LOG = "best.safetensors", "last.safetensors", "log.csv"
+"""Files of a run folder, beside its training states."""
 
 
 def new_run_folder(root: str | Path, name: str) -> Path:
@@ -70,20 +74,48 @@ def open_run(options: Any, kind: str, out: str | None, free_on_resume: Sequence[
         kind: name of a new folder under ``runs/``, unless ``out`` gives one.
         free_on_resume: options that may differ from those of the run to resume.
 
-    Exits with a message when the run to resume is not there or had other options.
+    Raises:
+        OSError: the run to resume is not there, or ``out`` is a file or cannot be made.
+        ValueError: the run to resume had other options, or ``out`` holds a run already.
     """
     if options.resume:
         folder = Path(options.resume)
-        try:
-            check_same_run(options, folder, free_on_resume)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
+        check_same_run(options, folder, free_on_resume)
     else:
-        folder = share_from_first(open_run_folder(out, kind) if is_first() else None)
+        opened = share_from_first(_open_new(out, kind) if is_first() else None)
+        if isinstance(opened, Exception):  # in every process: none may wait for another that has ended
+            raise opened
+        folder = opened
     if is_first():
         with written_whole(folder / OPTIONS_FILE) as path:
             path.write_text(to_toml(dataclasses.replace(options, resume=None)), encoding="utf-8")
     return folder
+
+
+def _open_new(out: str | None, kind: str) -> Path | Exception:
+    """A folder for a training that begins, or why there is none."""
+    try:
+        folder = open_run_folder(out, kind)
+        refuse_run_inside(folder)
+    except (OSError, ValueError) as error:
+        return error
+    return folder
+
+
+def refuse_run_inside(folder: Path) -> None:
+    """ValueError when a folder holds a training's states, log or weights: a second one would mix with it.
+
+    A start that failed before it had trained leaves only ``options.toml`` and ``run.json``, and is none.
+    """
+    # A phase's folder is the run's; one with options of its own is another run, which nobody writes into.
+    phases = [inside for inside in folder.iterdir() if inside.is_dir() and not (inside / OPTIONS_FILE).exists()]
+    for place in (folder, *sorted(phases)):
+        for found in (*training_states(place), *(place / name for name in (LOG, BEST, LAST))):
+            if found.exists():
+                raise ValueError(
+                    f"{folder} holds a run ({found.relative_to(folder)}); go on with --resume {folder} or give another "
+                    "--out"
+                )
 
 
 def describe_run(folder: Path, options: Any, **facts: Any) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from multiposenet.runs import new_run_folder, open_run_folder
+from multiposenet.runs import new_run_folder, open_run_folder, refuse_run_inside
 
 
 def test_the_first_run_has_no_number_and_the_next_ones_count_from_two(tmp_path):
@@ -45,3 +45,26 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     file.write_text("")
     with pytest.raises(NotADirectoryError, match="file"):
         open_run_folder(file, "predict")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "last.safetensors", "state-000000008-0123456789abcdef.pt"])
+def test_what_a_training_left_is_found_in_the_folder_and_in_those_of_its_phases(tmp_path, name):
+    for place in (tmp_path / "run", tmp_path / "run_of_phases" / "keypoints"):
+        place.mkdir(parents=True)
+        (place / name).write_text("")
+    with pytest.raises(
+        ValueError, match=rf"run holds a run \({name}\); go on with --resume .*run or give another --out"
+    ):
+        refuse_run_inside(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"run_of_phases holds a run \(keypoints/{name}\)"):
+        refuse_run_inside(tmp_path / "run_of_phases")
+
+
+def test_a_failed_start_a_folder_of_other_runs_and_other_files_are_no_run(tmp_path):
+    for name in ("options.toml", "run.json", "start.safetensors"):
+        (tmp_path / name).write_text("")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("options.toml", "log.csv"):
+        (other / name).write_text("")
+    refuse_run_inside(tmp_path)

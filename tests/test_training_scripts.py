@@ -385,8 +385,29 @@ def test_resuming_a_run_whose_options_are_damaged_names_the_file(folder, capsys)
 
 
 def test_resuming_with_other_options_is_refused_and_says_which(joint):
-    with pytest.raises(SystemExit, match=r"batch_size 2 -> 3.*leave these out"):
+    with pytest.raises(ValueError, match=r"batch_size 2 -> 3.*leave these out"):
         train_posenet.main(["--train", "joint", *QUICK, "--batch-size", "3", "--resume", str(joint)])
+
+
+@pytest.mark.parametrize(
+    ("place", "found"), [("joint", "state-"), ("separate", "best.safetensors"), ("residual", "state-")]
+)
+def test_a_second_training_into_a_folder_that_holds_one_is_refused_and_changes_nothing(place, found, request):
+    run = request.getfixturevalue(place)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    again, flags = (prn_train, QUICK_PRN) if place == "residual" else (train_posenet, QUICK)
+    with pytest.raises(ValueError, match=rf"holds a run \({found}.*go on with --resume {run} or give another --out"):
+        again.main([*flags, "--seed", "5", "--out", str(run)])
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way_of_the_next(folder):
+    run = folder / "second_try"
+    with pytest.raises(FileNotFoundError, match="no folder nowhere"):
+        train_posenet.main(["--train", "keypoints", *QUICK, "--data", "nowhere", "--out", str(run)])
+    assert (run / "options.toml").exists()
+    train_posenet.main(["--train", "keypoints", *QUICK, "--out", str(run)])
+    assert len(rows(run)) == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="workers cannot tell who stops them")
