@@ -25,6 +25,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import ConcatDataset, Dataset
 
+from multiposenet.bad_input import run_script
 from multiposenet.box_sources import label_boxes
 from multiposenet.checkpoint import load_weights, training_states
 from multiposenet.data.coco import CocoKeypoints
@@ -58,9 +59,19 @@ from multiposenet.evaluation.mpii import predict_people, score_mpii, truth_of
 from multiposenet.families.family import Task, Teaching, TrainingView
 from multiposenet.methods import PoseMethod, build_method, list_models
 from multiposenet.optimizers import MuonAdamW
-from multiposenet.options import choose, option, parse_model_options, parse_options, parse_pairs
+from multiposenet.options import (
+    POSITIVE,
+    SHARE,
+    Range,
+    check_numbers,
+    choose,
+    option,
+    parse_model_options,
+    parse_options,
+    parse_pairs,
+)
 from multiposenet.precision import PRECISIONS
-from multiposenet.predictor import PosePredictor
+from multiposenet.predictor import SMALLEST_IMAGE, PosePredictor
 from multiposenet.runs import describe_run, open_run, watch_in_tensorboard
 from multiposenet.skeletons import USUAL_SIGMA
 
@@ -168,6 +179,13 @@ class TrainOptions:
             given = getattr(self, name)
             if given is not None and len(given) != 2:
                 raise ValueError(f"{name} must be two numbers, {meaning}; got {given}")
+        counts = ("epochs", "stop_epoch", "batch_size", "passes", "epoch_size", "synthetic_count", "val_count", "keep")
+        check_numbers(self, Range(1), *counts, "limit", "val_limit", "validate_every")
+        check_numbers(self, Range(SMALLEST_IMAGE), "image_size", "crop")
+        check_numbers(self, POSITIVE, "lr", "detection_lr", "lr_gamma", "scale", "shares")
+        check_numbers(self, SHARE, "pasted", "flip", "half_body", "upper", "ema_decay")
+        amounts = ("warmup", "weight_decay", "clip", "patience", "save_seconds", "workers", "seed", "rotation")
+        check_numbers(self, Range(0), *amounts, "further_extension")
 
     @property
     def data_sets(self) -> list[str]:
@@ -361,4 +379,4 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "train_posenet.py")

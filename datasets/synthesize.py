@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from multiposenet.bad_input import run_script
 from multiposenet.data.arrangements import ARRANGEMENTS
 from multiposenet.data.synthetic import HIDDEN, SyntheticPeople
 
@@ -107,6 +108,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     options = parser.parse_args(arguments)
     if options.split in ("", ".", "..", "annotations") or Path(options.split).name != options.split:
         parser.error(f"--split must be a plain folder name other than annotations, got {options.split!r}")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out} is a file; give a folder")
     try:
         dataset = SyntheticPeople(
             options.count, options.seed, options.size, options.people or ARRANGEMENTS[options.arrangement].people,
@@ -123,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     annotation_file = options.out / "annotations" / f"person_keypoints_{options.split}.json"
     if annotation_file.exists() or (folder.exists() and any(folder.iterdir())):
         if not options.overwrite:
-            raise SystemExit(f"error: {options.out} already has a split {options.split!r}; --overwrite replaces it")
+            raise FileExistsError(f"{options.out} already has a split {options.split!r}; --overwrite replaces it")
         annotation_file.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,4 +152,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "synthesize.py")

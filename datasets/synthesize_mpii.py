@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from multiposenet.bad_input import run_script
 from multiposenet.data.mpii import write_mpii
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.skeletons import MPII
@@ -47,4 +48,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "synthesize_mpii.py")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from multiposenet.bad_input import UNREADABLE, refuse
 from multiposenet.data_commands import add_data_commands
 from multiposenet.explanation.command import add_explain_arguments, explain_command
 from multiposenet.geometry import xywh_to_xyxy
@@ -21,9 +22,6 @@ from multiposenet.precision import PRECISIONS
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
-
-UNREADABLE = (OSError, ValueError, ImportError)
-"""What bad input raises; the message names it. ImportError: nothing is installed that could read it."""
 
 
 def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
@@ -219,8 +217,7 @@ def _convert_weights(arguments: argparse.Namespace, load: Callable | None) -> in
     try:
         written = convert_weights(arguments.file, arguments.out, arguments.model, arguments.half)
     except UNREADABLE as error:
-        print(f"multiposenet weights convert: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("multiposenet weights convert", error)
     print(f"{arguments.out}: {written.model}, {written.size / 1e6:.1f} MB, sha256 {written.sha256}")
     return 0
 
@@ -229,8 +226,7 @@ def _explain(arguments: argparse.Namespace, load: Callable | None) -> int:
     try:
         out = explain_command(arguments, lambda: load_predictor(arguments, load))
     except UNREADABLE as error:
-        print(f"multiposenet explain: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("multiposenet explain", error)
     print(f"page: {out / 'explanation.html'}")
     return 0
 
@@ -252,8 +248,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
         predictor = load_predictor(arguments, load)
         out = open_run_folder(arguments.out, "predict")
     except UNREADABLE as error:
-        print(f"multiposenet predict: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("multiposenet predict", error)
 
     header = {
         "multiposenet": package_version(),

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from multiposenet.devices import open_device
+
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for one another; the first one may be scoring a large validation set meanwhile."""
 
@@ -26,9 +28,12 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
 
     Args:
         device: where to compute; default: this process's own GPU if there are any, else the CPU.
+
+    Raises:
+        ValueError: no such device.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
-    chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
+    chosen = open_device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield chosen
         return

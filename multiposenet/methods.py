@@ -69,6 +69,11 @@ def list_models() -> list[str]:
     return sorted(METHODS)
 
 
+def list_models_with_grouping() -> list[str]:
+    """Those of :func:`list_models` that give keypoints to people by a grouping."""
+    return sorted(bottom_up.FAMILY.methods)
+
+
 def build_method(
     name: str | None = None,
     weights: str | Path | None = None,
@@ -226,7 +231,7 @@ def grouping_of(method: PoseMethod) -> GroupingMethod:
     """
     grouping = getattr(method.decoder, "grouping", None)
     if grouping is None:
-        having = ", ".join(sorted(bottom_up.FAMILY.methods))
+        having = ", ".join(list_models_with_grouping())
         raise ValueError(
             f"{method.name} has no grouping: it looks for the keypoints of one person at a time, so that there is "
             f"nothing to give away; those that have one are {having}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -34,6 +35,35 @@ def choose(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     if name not in choices:
         raise ValueError(f"{option} must be one of {', '.join(choices)}, got {name!r}")
     return choices[name]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included; ``above`` leaves out ``low`` itself."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return least if math.isinf(self.high) else f"{least} and at most {self.high:g}"
+
+
+POSITIVE = Range(0, above=True)
+SHARE = Range(0, 1)
+
+
+def check_numbers(options: Any, allowed: Range, *names: str) -> None:
+    """ValueError, with the option's name, unless each of these options has numbers in a range, or None."""
+    for name in names:
+        given = getattr(options, name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
 def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = ()) -> Any:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from multiposenet.data.pictures import load_picture
+from multiposenet.devices import open_device
 from multiposenet.inference.settings import RunnerSettings
 from multiposenet.inputs import fetch_picture, is_url
 from multiposenet.methods import METHODS, PoseMethod, build_method, ensemble, with_decoding
@@ -26,6 +27,9 @@ from multiposenet.structures import PersonBoxes, Poses
 
 DEFAULT_WEIGHTS = "multiposenet_lite.safetensors"
 """The weights of the default model; all that ship with the package are in ``multiposenet/assets``, by model."""
+
+SMALLEST_IMAGE = 32
+"""Pixels of the long side that a network must see at least."""
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Boxes = np.ndarray | PersonBoxes
@@ -76,7 +80,7 @@ class PosePredictor:
         if image_size < 32 or not scales or min(scales) <= 0:
             raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
         self.method = with_decoding(method, box_threshold, max_people)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = open_device(device)
         self.model = method.model.to(self.device, memory_format=torch.channels_last).eval()
         self.image_size, self.batch_size = image_size, batch_size
         self.skeleton = method.skeleton

@@ -177,12 +177,12 @@ def watch_in_tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None
     """A function (step, figures) that writes figures where ``tensorboard --logdir`` finds them.
 
     Raises:
-        RuntimeError: TensorBoard is not installed.
+        ImportError: TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise RuntimeError(f"TensorBoard is not installed ({error}); pip install 'multiposenet[tensorboard]'") from None
+        raise ImportError(f"TensorBoard is not installed ({error}); pip install 'multiposenet[tensorboard]'") from None
     writer = SummaryWriter(str(folder / "tensorboard"))
 
     def watch(step: int, figures: dict[str, float]) -> None:

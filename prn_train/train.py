@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
+from multiposenet.bad_input import run_script
 from multiposenet.checkpoint import learnt_parts, training_states
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
@@ -51,10 +52,10 @@ from multiposenet.evaluation.grouping_detections import network_input
 from multiposenet.evaluation.grouping_inputs import INPUTS, make_input
 from multiposenet.evaluation.grouping_scores import measure_grouping
 from multiposenet.groupings import GROUPINGS, PART, GroupingMethod, build_grouping
-from multiposenet.methods import PoseMethod, build_method, list_models
+from multiposenet.methods import PoseMethod, build_method, list_models_with_grouping
 from multiposenet.models.prn import SOFTMAXES
 from multiposenet.models.set_assignment import SetAssignment
-from multiposenet.options import option, parse_options
+from multiposenet.options import POSITIVE, SHARE, Range, check_numbers, option, parse_options
 from multiposenet.precision import PRECISIONS
 from multiposenet.predictor import PosePredictor
 from multiposenet.runs import describe_run, open_run
@@ -85,7 +86,7 @@ class PrnOptions:
     model: str = option(
         "multiposenet_lite",
         "a whole model, whose grouping is trained, or a grouping by itself",
-        choices=[*list_models(), "pose_residual", "set_assignment"],
+        choices=[*list_models_with_grouping(), "pose_residual", "set_assignment"],
     )
     weights: str | None = option(None, "weights file of that model to start from")
     init: str | None = option(None, "whole model: a grouping's own file that takes the place of the weights' grouping")
@@ -141,6 +142,15 @@ class PrnOptions:
     device: str | None = option(None, "default: a GPU when there is one")
     exp: str | None = option(None, "run folder; default runs/prn, numbered", aliases=("out",))
     resume: str | None = option(None, "run folder to go on with, with its options")
+
+    def __post_init__(self) -> None:
+        counts = ("number_of_epoch", "batch_size", "synthetic_count", "val_count", "limit", "val_limit")
+        sizes = ("node_count", "coeff", "window_size", "width", "layers", "candidates")
+        check_numbers(self, Range(1), *counts, *sizes, "validate_every")
+        check_numbers(self, POSITIVE, "lr", "lr_gamma")
+        check_numbers(self, SHARE, "flip", "dropped", "missing_boxes", "clean")
+        noises = ("box_jitter", "peak_jitter", "false_peaks", "false_boxes", "score_noise", "zoom")
+        check_numbers(self, Range(0), *noises, "clip", "threshold", "curriculum", "num_workers", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -420,4 +430,4 @@ def validation_figures(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "train.py")

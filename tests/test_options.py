@@ -64,6 +64,39 @@ def prn_options() -> type:
     del sys.modules[spec.name]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *((name, 0, "at least 1") for name in ("epochs", "stop_epoch", "batch_size", "passes", "validate_every")),
+        ("epochs", -3, "at least 1"),
+        ("batch_size", -1, "at least 1"),
+        ("workers", -1, "at least 0"),
+        ("image_size", 7, "at least 32"),
+        ("lr", -1.0, "above 0"),
+        ("lr", math.nan, "above 0"),
+        ("shares", (1.0, 0.0), "above 0"),
+        ("flip", 1.5, "at least 0 and at most 1"),
+    ],
+)
+def test_a_number_that_no_training_can_use_is_refused_by_the_option_s_name(name, value, message):
+    with pytest.raises(ValueError, match=f"^{name} must be {message}, got"):
+        TrainOptions(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("number_of_epoch", 0), ("batch_size", 0), ("dropped", -0.1), ("lr", 0.0)])
+def test_a_number_that_no_grouping_can_be_trained_with_is_refused(prn_options, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        prn_options(**{name: value})
+
+
+def test_only_models_with_a_grouping_are_offered_to_have_it_trained(prn_options, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(prn_options, ["--model", "rsn18"])
+    choices = capsys.readouterr().err.rpartition("must be one of ")[2]
+    assert "multiposenet_lite, " in choices
+    assert "rsn" not in choices.partition(", got")[0]
+
+
 def test_without_arguments_every_option_has_its_default():
     assert parse_options(Brew, []) == Brew()
 

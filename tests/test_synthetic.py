@@ -415,7 +415,7 @@ def test_the_script_replaces_a_split_only_when_told_to(script, tmp_path):
         script.main(["--out", str(tmp_path), "--size", "64", *more])
 
     main("--count", "3", "--seed", "5")
-    with pytest.raises(SystemExit, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="--overwrite"):
         main("--count", "2", "--seed", "6")
     main("--count", "2", "--seed", "6", "--overwrite", "--people", "0-2")
     assert sorted(path.name for path in (tmp_path / "val2017").iterdir()) == ["000000000001.jpg", "000000000002.jpg"]
