@@ -14,8 +14,10 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
+from multiposenet.bad_input import in_one_line
 from multiposenet.data import loading
 from multiposenet.data.loading import DrawnPictures, EpochBatches, open_loader
+from multiposenet.data.pictures import PictureError
 
 
 class Dice(Dataset):
@@ -114,6 +116,27 @@ def test_loading_leaves_the_training_s_own_dice_alone():
 
 
 # --- workers and who may stop them
+
+
+class OneUnreadable(Dataset):
+    """What the training data sets do where a picture cannot be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        try:
+            raise FileNotFoundError("a.jpg is not there")
+        except FileNotFoundError as error:
+            raise RuntimeError("picture 0 (a.jpg): FileNotFoundError: a.jpg is not there") from error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_no_fault_of_the_program_whoever_reads_it(workers):
+    loader = open_loader(OneUnreadable(), EpochBatches(1, 1, 1, seed=0, epoch=0), list, workers)
+    with pytest.raises(PictureError) as caught:
+        next(iter(loader))
+    assert in_one_line(caught.value) == "picture 0 (a.jpg): FileNotFoundError: a.jpg is not there"
 
 
 class ProcessNumbers(Dataset):

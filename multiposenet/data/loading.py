@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from multiposenet.bad_input import UNREADABLE
+from multiposenet.data.pictures import PictureError
 from multiposenet.distributed import rank, world_size
 
 
@@ -113,7 +115,13 @@ class DrawnPictures(Dataset):
     def __getitem__(self, draw: Draw) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw.seed)
-            return self.dataset[draw.index]
+            try:
+                return self.dataset[draw.index]
+            except RuntimeError as error:
+                # Said here, for on the way from a process that reads ahead to the one that trains causes are lost.
+                if isinstance(error.__cause__, UNREADABLE):
+                    raise PictureError(str(error)) from error
+                raise
 
 
 def open_loader(
