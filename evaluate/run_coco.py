@@ -22,9 +22,9 @@ import numpy
 import torch
 import torchvision
 
+from multiposenet.bad_input import UNREADABLE, refuse
 from multiposenet.box_sources import DetectionFile, label_boxes
 from multiposenet.cli import (
-    UNREADABLE,
     add_predictor_arguments,
     load_predictor,
     package_version,
@@ -34,7 +34,6 @@ from multiposenet.cli import (
 )
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.formats import COCO_FORMAT, FORMATS
-from multiposenet.data.pictures import PictureError
 from multiposenet.data.sources import SYNTHETIC, SYNTHETIC_KINDS, open_dataset
 from multiposenet.data.synthetic import SyntheticPeople
 from multiposenet.evaluation.chain import evaluate_predictor, save_evaluation
@@ -43,6 +42,7 @@ from multiposenet.evaluation.crowdpose import LEVELS, CrowdPoseMetrics, evaluate
 from multiposenet.evaluation.details import detail_lines
 from multiposenet.evaluation.diagnosis import WORST
 from multiposenet.evaluation.diagnosis_page import diagnosis_lines
+from multiposenet.evaluation.ground_truth import check_ground_truth
 from multiposenet.evaluation.oracles import (
     ORACLES,
     combinations_of,
@@ -60,8 +60,7 @@ DETECTOR = "detector"
 BOX_SOURCES = {"gt": label_boxes, DETECTOR: None}
 """What ``--boxes`` may be beside a file."""
 
-RUN_ERRORS = (FileNotFoundError, PictureError)
-"""What goes wrong with pictures in the middle of a run."""
+PROGRAM = "run_coco.py"
 
 
 def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int:
@@ -81,9 +80,11 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             if isinstance(arguments.box_source, DetectionFile):
                 arguments.box_source.refuse_strangers(dataset.image_ids)
             truth = None if arguments.data in SYNTHETIC_KINDS else dataset.ground_truth()
+            if truth is not None:  # before the network's pass, which takes long
+                check_ground_truth(truth, dataset.skeleton)
             out = open_run_folder(arguments.out, "evaluate")
     except UNREADABLE as error:
-        return refuse(error)
+        return refuse(PROGRAM, error)
     try:
         if predictor is not None:
             scored = run_network(arguments, predictor, dataset, truth, out)
@@ -93,33 +94,43 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             report(arguments, scored)
         if arguments.oracle:
             compare_oracles(arguments, predictor, scored, out)
-    except RUN_ERRORS as error:
-        return refuse(error)
+    except UNREADABLE as error:
+        return refuse(PROGRAM, error)
     return 0
-
-
-def refuse(error: Exception) -> int:
-    """Says what is wrong; the exit status."""
-    print(f"run_coco.py: error: {error}", file=sys.stderr)
-    return 2
 
 
 def open_data(arguments: argparse.Namespace, skeleton: Skeleton) -> CocoKeypoints | SyntheticPeople:
     """The dataset that the flags name."""
     layout = FORMATS[arguments.format]
     split = arguments.split or layout.evaluation_split
-    return open_dataset(arguments.data, split, skeleton, arguments.limit, layout=layout)
+    dataset = open_dataset(arguments.data, split, skeleton, arguments.limit, layout=layout)
+    if len(dataset) == 0:
+        raise ValueError(f"--data {arguments.data} has no pictures in split {split}; give another --split or --data")
+    return dataset
 
 
 def score_file(arguments: argparse.Namespace) -> ScoredPredictions:
-    """Scores a result file."""
+    """Scores a result file, of the chosen pictures."""
     skeleton = get_skeleton(arguments.skeleton or FORMATS[arguments.format].skeleton)
     dataset = open_data(arguments, skeleton)
     truth, predictions = dataset.ground_truth(), read_results(arguments.from_json)
+    if arguments.limit is not None:
+        predictions = about_pictures(predictions, dataset.image_ids)
     metrics = evaluate_coco(truth, predictions, skeleton, default_oks_sigmas=arguments.default_sigma)
     facts = {"data": dataset.identity(), "pictures": len(dataset), "predictions": arguments.from_json}
     levels = crowd_levels(truth, predictions, skeleton, arguments.crowd_levels)
     return ScoredPredictions(dataset, truth, predictions, metrics, facts | {"versions": versions()}, levels)
+
+
+def about_pictures(predictions: Sequence[Mapping], image_ids: Sequence[int]) -> list[Mapping]:
+    """The predictions for some pictures; what names no picture stays, for the scoring to complain about."""
+    ids = set(image_ids)
+
+    def elsewhere(prediction: object) -> bool:
+        image_id = prediction.get("image_id") if isinstance(prediction, Mapping) else None
+        return isinstance(image_id, int) and image_id not in ids
+
+    return [prediction for prediction in predictions if not elsewhere(prediction)]
 
 
 def run_network(
@@ -278,6 +289,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("worst", "workers", "report_pictures"):
         if getattr(arguments, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(arguments, name)}")
+    if arguments.report and Path(arguments.report).expanduser().is_file():
+        parser.error(f"--report {arguments.report} is a file; give a folder")
     if arguments.oracle:
         if arguments.from_json:
             parser.error("--oracle needs the network's own answers, which --from-json does not have; leave one out")

@@ -26,7 +26,8 @@ class DetectionFile:
     """Boxes of a result list in COCO's format: ``[{"image_id", "category_id", "bbox": [x, y, w, h], "score"}, ...]``.
 
     Published top-down figures are made with such files, e.g. ``COCO_val2017_detections_AP_H_56_person.json``. What is
-    not a person, or has no area, is left out; a picture that is not in the file has nobody.
+    not a person, has no area, or is there for the second time, is left out; a picture that is not in the file has
+    nobody.
 
     Args:
         path: the file.
@@ -56,9 +57,11 @@ class DetectionFile:
         scores = column_of_numbers([record["score"] for record in people], refuse("score"))
         pictures = column_of_numbers([record["image_id"] for record in people], refuse("image_id"))
         found: dict[int, list[int]] = defaultdict(list)
-        for row, image_id in enumerate(pictures.astype(np.int64).tolist()):
-            found[image_id].append(row)
         table = np.concatenate([boxes, scores[:, None]], axis=1).astype(np.float32)
+        # The same box twice is the same person twice, which no evaluation takes.
+        _, first = np.unique(np.column_stack([pictures, table]), axis=0, return_index=True)
+        for row in np.sort(first).tolist():
+            found[int(pictures[row])].append(row)
         self._rows = {image_id: table[rows] for image_id, rows in found.items()}
 
     def _refuse(self, number: int, wrong: str) -> NoReturn:

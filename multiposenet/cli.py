@@ -19,6 +19,7 @@ from multiposenet.geometry import xywh_to_xyxy
 from multiposenet.inputs import InputPicture, find_pictures, number_pictures, sample_pictures
 from multiposenet.options import parse_model_options
 from multiposenet.precision import PRECISIONS
+from multiposenet.predictor import PosePredictor
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
@@ -242,7 +243,6 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
     try:
         sources = find_pictures(arguments.inputs) if arguments.inputs else sample_pictures()
         output_names = unique_names([source.name for source in sources])
-        image_ids = number_pictures([source.name for source in sources])
         if arguments.out and not arguments.no_pictures:
             _refuse_overwriting(sources, Path(arguments.out), output_names)
         predictor = load_predictor(arguments, load)
@@ -257,8 +257,37 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
         "options": {**predictor_options(arguments), "device": arguments.device},
         "skeleton": predictor.skeleton.to_dict(),
     }
+    try:
+        done, failed, people = _write_poses(arguments, predictor, sources, output_names, ResultFiles(out, header))
+    except UNREADABLE as error:
+        print(f"results so far: {out}")
+        return refuse("multiposenet predict", error)
+    print(f"{_count(people, 'person', 'people')} in {_count(done, 'picture', 'pictures')}", end="")
+    print(f"; {failed} could not be read, see above" if failed else "")
+    if timings := getattr(predictor, "timings", None):
+        print(f"time: {stage_times(timings)}")
+    print(f"results: {out}")
+    if done == 0:
+        return 2
+    return 1 if failed else 0
+
+
+def _write_poses(
+    arguments: argparse.Namespace,
+    predictor: PosePredictor,
+    sources: Sequence[InputPicture],
+    output_names: Sequence[str],
+    results: ResultFiles,
+) -> tuple[int, int, int]:
+    """Takes all pictures through the predictor; how many were done, could not be read, and have how many people.
+
+    Raises:
+        OSError, ValueError: something cannot be written, or the pictures not be processed; what was done is in the
+            files.
+    """
+    image_ids = number_pictures([source.name for source in sources])
     done = failed = people = 0
-    with ResultFiles(out, header) as results:
+    with results:
         for start in range(0, len(sources), arguments.batch_size):
             batch = range(start, min(start + arguments.batch_size, len(sources)))
             images = {}
@@ -287,7 +316,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
                         score_threshold=arguments.score_threshold,
                         keypoint_threshold=arguments.keypoint_threshold,
                     )
-                    drawing.save(out / picture, quality=92)
+                    drawing.save(results.folder / picture, quality=92)
                 results.add(
                     poses, image_ids[index], image.shape[:2], file=sources[index].location, picture=picture
                 )
@@ -296,14 +325,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
                 people += shown
                 number = _count(shown, "person", "people")
                 print(f"{sources[index].name}: {number}, {milliseconds:.0f} ms", flush=True)
-    print(f"{_count(people, 'person', 'people')} in {_count(done, 'picture', 'pictures')}", end="")
-    print(f"; {failed} could not be read, see above" if failed else "")
-    if timings := getattr(predictor, "timings", None):
-        print(f"time: {stage_times(timings)}")
-    print(f"results: {out}")
-    if done == 0:
-        return 2
-    return 1 if failed else 0
+    return done, failed, people
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

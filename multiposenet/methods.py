@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -183,16 +187,53 @@ def _assemble(
         skeleton = Skeleton.from_dict(metadata["skeleton"], source=f"{source} (metadata)")
     skeleton = get_skeleton(skeleton if skeleton is not None else COCO_PERSON)
     options = dict(options)
+    _refuse_wrong_kinds(name, family.methods[name], options)
     try:
         model, decoder = family.methods[name](skeleton, **options)
     except TypeError as error:
-        raise ValueError(f"model {name!r}: {error}") from None
+        raise ValueError(f"model {name!r}: {_in_options(error)}") from None
     # Other weights are a starting point, not part of what the network is: do not ask for them again on loading.
     for start in ("backbone_weights", "warm_start"):
         options.pop(start, None)
     if found := grouping_in(model.state_dict()):
         options.setdefault("grouping", found)
     return PoseMethod(name, model, decoder, skeleton, options, metadata, family)
+
+
+_KINDS = {str: ("str",), tuple: ("tuple", "Sequence")}
+"""What a value that is read as such must be said to be where it is taken; numbers are told apart by the builders."""
+
+
+def _refuse_wrong_kinds(name: str, builder: Callable, options: Mapping[str, object]) -> None:
+    """ValueError for text, or several numbers, where the builders of this family say that they take something else.
+
+    Many options are only used when a picture is decoded, and would fail there.
+    """
+    functions = [part for part in vars(sys.modules[builder.__module__]).values() if inspect.isfunction(part)]
+    for option, value in options.items():
+        said = {str(own.__annotations__[option]) for own in functions if option in own.__annotations__}
+        wanted = _KINDS.get(type(value))
+        if wanted and said and not any(word in kind for kind in said for word in wanted):
+            raise ValueError(f"model {name!r}: option {option} must be {' or '.join(sorted(said))}, got {value!r}")
+
+
+def _in_options(error: TypeError) -> str:
+    """What a builder complains about; of an option that it does not have, also which there are."""
+    unknown = re.match(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None:
+        return str(error)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # The builder that refuses has not begun; those before it have passed the options on.
+    places = [(frame.f_code.co_name, frame.f_globals) for frame in frames[1:]]
+    builders = [found.get(name) for name, found in (*places, (unknown[1], frames[-1].f_globals))]
+    known = {
+        parameter.name
+        for builder in builders
+        if inspect.isfunction(builder)
+        for parameter in inspect.signature(builder).parameters.values()
+        if parameter.default is not parameter.empty
+    }
+    return f"there is no option {unknown[2]!r}; there are {', '.join(sorted(known))}"
 
 
 def create_model(

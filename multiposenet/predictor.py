@@ -77,8 +77,13 @@ class PosePredictor:
     ) -> None:
         if image_size is None:
             image_size = method.metadata.get("image_size", method.family.default_image_size(method.decoder))
-        if image_size < 32 or not scales or min(scales) <= 0:
-            raise ValueError(f"image_size must be >= 32 and scales positive, got {image_size} and {tuple(scales)}")
+        if image_size < SMALLEST_IMAGE:
+            raise ValueError(f"image_size must be at least {SMALLEST_IMAGE}, got {image_size}")
+        if not scales or round(image_size * min(scales)) < SMALLEST_IMAGE:
+            raise ValueError(
+                f"scales must be some, none of which makes image_size, {image_size} pixels, less than "
+                f"{SMALLEST_IMAGE}; got {tuple(scales)}"
+            )
         self.method = with_decoding(method, box_threshold, max_people)
         self.device = open_device(device)
         self.model = method.model.to(self.device, memory_format=torch.channels_last).eval()

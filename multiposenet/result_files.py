@@ -24,6 +24,7 @@ class ResultFiles:
     """
 
     def __init__(self, folder: Path, header: dict) -> None:
+        self.folder = folder
         self.predictions_path = folder / "predictions.json"
         self.poses_path = folder / "poses.json"
         self._header = header

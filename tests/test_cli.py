@@ -6,6 +6,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -382,6 +383,20 @@ def test_result_files_are_complete_json_even_when_the_run_breaks(tmp_path, load)
     assert len(predictions) == len(poses["pictures"]) == 1
 
 
+@pytest.mark.parametrize("blocked", ["b.jpg", "predictions.json"])
+def test_what_cannot_be_written_ends_with_status_two_and_keeps_what_was_done(tmp_path, load, capsys, blocked):
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / "in" / name)
+    (Path("out") / blocked).mkdir(parents=True)
+    assert cli.main(["predict", str(tmp_path / "in"), "--batch-size", "1", "--out", "out"], load) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("multiposenet predict: error: ")
+    assert f"out/{blocked}" in line
+    if blocked == "b.jpg":
+        predictions, poses = read("out")
+        assert len(predictions) == len(poses["pictures"]) == 1
+
+
 @pytest.fixture
 def run_coco():
     """The evaluation script as a module."""
@@ -411,6 +426,72 @@ def test_the_evaluation_script_measures_on_synthetic_people_when_no_data_are_nam
 def test_the_evaluation_script_reads_coco_folders(run_coco, load, coco_mini, capsys):
     assert run_coco.main(["--data", str(coco_mini), "--limit", "4", "--out", "here"], load) == 0
     assert json.loads(Path("here/metrics.json").read_text())["data"]["images"] == 4
+
+
+@pytest.fixture
+def people(tmp_path) -> Path:
+    """A folder in COCO's layout with three pictures of synthetic people."""
+    place = REPOSITORY / "datasets" / "synthesize.py"
+    specification = importlib.util.spec_from_file_location("synthesize", place)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    folder = tmp_path / "people"
+    module.main(["--out", str(folder), "--count", "3", "--seed", "1", "--size", "96", "--people", "1-1"])
+    return folder
+
+
+def change_labels(people: Path, change) -> None:
+    file = people / "annotations" / "person_keypoints_val2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_a_picture_of_another_size_than_its_record_ends_the_evaluation_in_one_line(run_coco, load, people, capsys):
+    Image.new("RGB", (50, 60)).save(people / "val2017" / "000000000002.jpg")
+    capsys.readouterr()
+    for workers in ("0", "1"):
+        assert run_coco.main(["--data", str(people), "--workers", workers], load) == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("run_coco.py: error: ")
+        assert "000000000002.jpg: the picture is 60x50" in line
+
+
+@pytest.mark.parametrize("fault", ["images", "num_keypoints"])
+def test_labels_that_cannot_be_scored_against_are_refused_before_the_network_runs(
+    run_coco, load, people, capsys, fault
+):
+    def change(content: dict) -> None:
+        if fault == "images":
+            content["images"], content["annotations"] = [], []
+        else:
+            content["annotations"][0] |= {"num_keypoints": 17, "keypoints": [0] * 51}
+
+    change_labels(people, change)
+    assert run_coco.main(["--data", str(people)], load) == 2
+    assert {"images": "has no pictures", "num_keypoints": "num_keypoints is above 0"}[fault] in capsys.readouterr().err
+    assert load.predictor.batches == []
+    assert not Path("runs").exists()
+
+
+def test_a_report_in_the_place_of_a_file_is_refused_before_the_network_runs(run_coco, load, tmp_path, capsys):
+    (tmp_path / "report").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        run_coco.main(["--report", str(tmp_path / "report")], load)
+    assert "--report" in capsys.readouterr().err
+    assert load.predictor is None
+
+
+def test_with_a_limit_a_result_file_is_scored_by_its_chosen_pictures_alone(run_coco, load, people, capsys):
+    assert run_coco.main(["--data", str(people), "--out", "all"], load) == 0
+    assert run_coco.main(["--data", str(people), "--limit", "1", "--out", "one"], load) == 0
+    capsys.readouterr()
+    for name in ("all", "one"):
+        assert run_coco.main(["--data", str(people), "--limit", "1", "--from-json", f"{name}/predictions.json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
+    assert run_coco.main(["--data", str(people), "--from-json", "all/predictions.json"]) == 0
 
 
 def test_the_evaluation_script_names_data_that_are_not_there(run_coco, load, tmp_path, capsys):

@@ -14,6 +14,7 @@ from multiposenet.anchors import AnchorGrid
 from multiposenet.checkpoint import learnt_parts, save_weights
 from multiposenet.engine import freeze
 from multiposenet.families.bottom_up import DETECTION, JOINT, KEYPOINTS
+from multiposenet.methods import build_method
 from multiposenet.models.backbones import BACKBONES, Backbone
 from multiposenet.models.detection_subnet import DetectionSubnet
 from multiposenet.models.fusion import fuse_batch_norm
@@ -390,3 +391,18 @@ def test_recomputing_activations_changes_neither_gradients_nor_statistics(name):
 
     for ours, plain in zip(gradients(True), gradients(False), strict=True):
         assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("name", ["multiposenet_lite", "rsn18", "onestage_resnet50"])
+def test_an_option_that_a_model_does_not_have_is_named_with_those_that_it_has(name):
+    with pytest.raises(ValueError, match=rf"'{name}': there is no option 'nonsense'; there are .*backbone_weights"):
+        build_method(name, nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [("peak_threshold", "abc", "float"), ("refiner", "yes", "bool"), ("peak_threshold", (1, 2), "float")],
+)
+def test_text_where_a_number_is_wanted_is_refused_before_anything_is_decoded(option, value, kind):
+    with pytest.raises(ValueError, match=f"option {option} must be {kind}.*got "):
+        build_method("multiposenet_lite", **{option: value})

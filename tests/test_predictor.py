@@ -344,10 +344,15 @@ def test_pictures_are_scaled_to_what_the_weights_were_trained_for_unless_told(ra
     assert PosePredictor(random_method, "cpu").image_size == 480
 
 
-@pytest.mark.parametrize("options", [{"image_size": 16}, {"scales": ()}, {"scales": (1.0, 0.0)}])
-def test_impossible_settings_are_refused(options):
-    with pytest.raises(ValueError, match="image_size must be >= 32 and scales positive"):
-        spot_predictor(**options)
+def test_a_size_below_the_smallest_is_refused():
+    with pytest.raises(ValueError, match="image_size must be at least 32, got 16"):
+        spot_predictor(image_size=16)
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (1e-7, 1.0), (1.0, -1.0)])
+def test_scales_that_leave_less_than_the_smallest_size_are_refused(scales):
+    with pytest.raises(ValueError, match="scales must be some, none of which makes image_size"):
+        spot_predictor(scales=scales)
 
 
 def test_the_time_spent_is_added_up_by_stage():

@@ -307,6 +307,15 @@ def test_a_detection_file_gives_each_picture_its_people(tmp_path):
     assert len(boxes(sample_with(9))) == 0
 
 
+def test_a_row_that_a_detection_file_repeats_is_one_person(tmp_path):
+    one = {"image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.5}
+    rows = [one, one | {"score": 0.9}, one, one | {"image_id": 8}]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    boxes = DetectionFile(tmp_path / "d.json")
+    np.testing.assert_allclose(boxes(sample_with(7)).scores, [0.5, 0.9])
+    np.testing.assert_allclose(boxes(sample_with(8)).scores, [0.5])
+
+
 FOUND = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}
 
 
