@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from multiposenet.whole_files import written_whole
 
 FORMAT = "multiposenet/1"
 HDF5_START = b"\x89HDF\r\n\x1a\n"
+PICKLE_START, ZIP_START = b"\x80", b"PK"
 CHECKSUM_DIGITS = 16
 """Hex digits of a training state's SHA-256 that its name carries."""
 _NUMPY_VALUES = [
@@ -106,7 +108,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     elif start.startswith(HDF5_START):
         tensors, metadata = _load_hdf5(path), {}
     else:
-        tensors, metadata = _load_state_dict(path), {}
+        tensors, metadata = _load_state_dict(path, start), {}
     halves = (torch.float16, torch.bfloat16)
     return {key: value.float() if value.dtype in halves else value for key, value in tensors.items()}, metadata
 
@@ -143,15 +145,23 @@ def _load_hdf5(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_state_dict(path: Path) -> dict[str, Tensor]:
+def _asked_for(error: pickle.UnpicklingError) -> str:
+    """What a pickle wanted to be run; PyTorch's own words advise to let it."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    return "" if wanted is None else f" (it asks for {wanted[1]})"
+
+
+def _load_state_dict(path: Path, start: bytes) -> dict[str, Tensor]:
     try:
         # Given a path, torch would go by the ending of its name.
         with path.open("rb") as file, torch.serialization.safe_globals(_NUMPY_VALUES):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error) and not start.startswith((PICKLE_START, ZIP_START)):
+            raise ValueError(f"{path}: not a weights file; give a .safetensors, .pth or .h5 file") from None
         raise ValueError(
             f"{path}: holds more than tensors (pickled code or objects), which is never run here. Save its state dict "
-            f"alone: torch.save(model.state_dict(), ...). ({str(error).splitlines()[0]})"
+            f"alone: torch.save(model.state_dict(), ...){_asked_for(error)}"
         ) from None
     except Exception as error:  # the unpickler raises whatever foreign bytes lead it to: IndexError, KeyError, ...
         raise ValueError(f"{path}: not a weights file, or damaged ({error})") from None
@@ -283,7 +293,7 @@ def load_training_state(folder: str | Path) -> dict:
             except pickle.UnpicklingError as error:
                 raise ValueError(
                     f"{path}: holds more than tensors and plain values, which is never run here; this is no training "
-                    f"state of ours ({str(error).splitlines()[0]})"
+                    f"state of ours{_asked_for(error)}"
                 ) from None
         warnings.warn(
             f"{path}: the file is damaged (its bytes do not have the checksum in its name); going back to the one "

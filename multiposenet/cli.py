@@ -19,7 +19,7 @@ from multiposenet.geometry import xywh_to_xyxy
 from multiposenet.inputs import InputPicture, find_pictures, number_pictures, sample_pictures
 from multiposenet.options import parse_model_options
 from multiposenet.precision import PRECISIONS
-from multiposenet.predictor import PosePredictor
+from multiposenet.predictor import SMALLEST_IMAGE, PosePredictor
 from multiposenet.result_files import ResultFiles
 from multiposenet.runs import open_run_folder
 from multiposenet.visualize import draw_poses
@@ -69,7 +69,7 @@ def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISIONS, help="what networks calculate in (fp32); bf16 and fp16 are quicker "
         "where the machine knows them"
     )  # fmt: skip
-    parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="longer side that the network sees")
+    parser.add_argument("--image-size", type=_image_size, metavar="PIXELS", help="longer side that the network sees")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored picture and average")
     parser.add_argument("--scales", type=_scales, metavar="0.5,1,2", help="look at several sizes and average")
     parser.add_argument("--box-threshold", type=_share, metavar="SCORE", help="people below this score are dropped")
@@ -300,6 +300,13 @@ def _write_poses(
                     results.add_failure(
                         file=sources[index].location, image_id=image_ids[index], error=str(error)
                     )
+            for index, image in images.items():
+                for box in _boxes_outside(arguments.boxes or (), image.shape[:2]):
+                    height, width = image.shape[:2]
+                    print(
+                        f"warning: {sources[index].name} is {width} x {height} pixels, --boxes {box} lies outside",
+                        file=sys.stderr,
+                    )
             if not images:
                 continue
             started = time.perf_counter()
@@ -363,6 +370,23 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number
+
+
+def _image_size(text: str) -> int:
+    number = positive_int(text)
+    if number < SMALLEST_IMAGE:
+        raise argparse.ArgumentTypeError(f"expected at least {SMALLEST_IMAGE}, got {number}")
+    return number
+
+
+def _boxes_outside(boxes_xywh: Sequence[tuple[float, ...]], size: tuple[int, int]) -> list[str]:
+    """Those of the command line's boxes that have nothing in common with a picture of (height, width), as given."""
+    height, width = size
+    return [
+        ",".join(f"{number:g}" for number in (x, y, w, h))
+        for x, y, w, h in boxes_xywh
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0
+    ]
 
 
 def _given_boxes(boxes_xywh: Sequence[tuple[float, ...]] | None, pictures: int) -> dict:

@@ -48,12 +48,15 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[InputPicture]:
 
     Raises:
         FileNotFoundError: a path does not exist, a folder holds no picture or a pattern matches none; names it.
+        ValueError: an input is empty text, which as a path would be the current folder.
     """
     sources: list[InputPicture] = []
     for entry in inputs:
         if is_url(entry):
             sources.append(_url_source(str(entry)))
             continue
+        if not str(entry):
+            raise ValueError("an INPUT is empty, perhaps a shell variable that is not set; give . for this folder")
         path = Path(entry)
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if _looks_like_picture(file))

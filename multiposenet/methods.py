@@ -61,11 +61,13 @@ def family_of(name: str, source: str | None = None) -> Family:
     for family in FAMILIES:
         if name in family.methods:
             return family
-    if name in GROUPINGS:
-        problem = f"{name!r} is a grouping by itself and no whole model; a model takes such a file as its part {PART!r}"
-    else:
+    if name not in GROUPINGS:
         problem = f"model {name!r} is unknown; choose one of {', '.join(list_models())}"
-    raise ValueError(problem if source is None else f"{source}: {problem}")
+        raise ValueError(problem if source is None else f"{source}: {problem}")
+    raise ValueError(
+        f"{source or repr(name)} {'is' if source is None else 'holds'} a grouping, not a network; give it with "
+        f"--init {PART}={source or 'FILE'} to a training, or with --grouping to multiposenet explain"
+    )
 
 
 def list_models() -> list[str]:

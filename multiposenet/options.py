@@ -131,6 +131,8 @@ def read_options_file(kind: type, path: str | Path) -> dict[str, Any]:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a TOML file, for it is not text in UTF-8; give options like name = 3") from None
     fields = _fields(kind)
     names = {alias: name for name, (f, _) in fields.items() for alias in (name, *f.metadata["aliases"])}
     values = {}
@@ -204,7 +206,7 @@ def parse_options(kind: type[Options], argv: Sequence[str] | None = None, descri
         help="load options from a TOML file; alone: print the resolved options and go on",
     )
     for name, (f, field_kind) in _fields(kind).items():
-        flags = [f"--{alias}" for other in (name, *f.metadata["aliases"]) for alias in {other.replace("_", "-"), other}]
+        flags = [f"--{alias}" for other in (name, *f.metadata["aliases"]) for alias in _spellings(other)]
         shared = {"dest": name, "default": f.default, "help": f.metadata["help"]}
         if field_kind.item is bool:
             parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **shared)
@@ -225,6 +227,11 @@ def parse_options(kind: type[Options], argv: Sequence[str] | None = None, descri
     if print_options:
         print(to_toml(options), end="")
     return options
+
+
+def _spellings(name: str) -> list[str]:
+    """With hyphens and with underscores, one where they are the same; always in this order, as the help shows them."""
+    return list(dict.fromkeys((name.replace("_", "-"), name)))
 
 
 def _options_of_earlier_run(kind: type, argv: Sequence[str] | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
@@ -158,7 +159,21 @@ def test_a_whole_pickled_module_is_refused_with_advice(tmp_path):
         load_tensors(tmp_path / "module.pth")
 
 
+def test_a_photograph_is_no_weights_file_and_nobody_is_told_to_let_it_run(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match=r"photo\.jpg: not a weights file; give a \.safetensors, \.pth or \.h5 file$"):
+        load_tensors(tmp_path / "photo.jpg")
+
+
+def test_what_a_pickle_asks_for_is_named_without_advice_to_allow_it(tmp_path):
+    torch.save(toy(), tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"it asks for torch\.nn\.modules") as caught:
+        load_tensors(tmp_path / "module.pth")
+    assert "weights_only" not in str(caught.value)
+
+
 BROKEN = {
+    "picture": b"\xff\xd8\xff\xe0",
     "empty": b"",
     "text": b"not weights",
     "number": b"0",

@@ -250,6 +250,29 @@ def test_the_thresholds_are_for_the_drawing_only(flag, tmp_path, load):
     assert (low != high).any()
 
 
+def test_a_box_outside_a_picture_is_warned_of(tmp_path, load, monkeypatch, capsys):
+    monkeypatch.setattr(FakePredictor, "__call__", lambda self, images, boxes: [self.find(image) for image in images])
+    picture = str(write_picture(tmp_path / "a.png"))  # 40 x 60
+    cli.main(["predict", picture, "--boxes", "0,0,5,5", "--boxes", "60,0,5,5", "--boxes", "-9,0,5,5"], load)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "--boxes" in line]
+    assert warned == [
+        f"warning: a.png is 60 x 40 pixels, --boxes {box} lies outside" for box in ("60,0,5,5", "-9,0,5,5")
+    ]
+
+
+def test_an_empty_input_is_not_the_current_folder(load, capsys):
+    write_picture(Path("a.png"))
+    assert cli.main(["predict", ""], load) == 2
+    assert "an INPUT is empty, perhaps a shell variable that is not set" in capsys.readouterr().err
+    assert cli.main(["predict", "."], load) == 0
+
+
+def test_a_size_that_is_too_small_is_refused_with_the_smallest(load, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--image-size", "7"], load)
+    assert "--image-size: expected at least 32, got 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -497,3 +520,6 @@ def test_with_a_limit_a_result_file_is_scored_by_its_chosen_pictures_alone(run_c
 def test_the_evaluation_script_names_data_that_are_not_there(run_coco, load, tmp_path, capsys):
     assert run_coco.main(["--data", str(tmp_path / "nowhere")], load) == 2
     assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "nowhere").mkdir()
+    assert run_coco.main(["--data", str(tmp_path / "nowhere")], load) == 2
+    assert "check --data and --split" in capsys.readouterr().err

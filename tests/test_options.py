@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -105,6 +107,21 @@ def test_flags_are_read_in_the_types_of_their_fields():
     numbers = ["--grams", "3", "--cups", "4", "--water-temperature", "95", "--steps", "0.5,1.5,3"]
     argv = ["--leaf", "black", "--milk", "--guests", "Ada,Grace", *numbers]
     assert parse_options(Brew, argv) == Brew("black", 3.0, 4, True, 95, (0.5, 1.5, 3.0), ("Ada", "Grace"))
+
+
+def test_the_help_shows_flags_in_the_same_order_every_time():
+    command = [sys.executable, str(ROOT / "train_posenet.py"), "--help"]
+    places = (os.environ | {"PYTHONHASHSEED": seed, "COLUMNS": "200"} for seed in ("1", "2"))
+    shown = {
+        subprocess.run(command, env=place, capture_output=True, text=True, check=True).stdout for place in places
+    }
+    (text,) = shown
+    assert "--save-seconds SAVE_SECONDS, --save_seconds SAVE_SECONDS" in text
+
+
+def test_an_options_file_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    assert f"{tmp_path}/photo.jpg: not a TOML file" in refused(capsys, "--opt", str(tmp_path / "photo.jpg"))
 
 
 def test_a_flag_may_be_spelt_with_hyphens_or_underscores():

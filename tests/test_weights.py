@@ -154,7 +154,8 @@ def test_a_file_of_a_model_that_nobody_knows_is_named(model, tmp_path, capsys):
 
 def test_a_grouping_s_file_is_no_whole_model_and_the_error_says_what_it_is_good_for():
     (file,) = (file for file in shipped_weights() if file.stem == "set_assignment")
-    with pytest.raises(ValueError, match=r"set_assignment\.safetensors: .* is a grouping by itself .* part 'prn'"):
+    advice = r"set_assignment\.safetensors holds a grouping, not a network; give it with --init prn=/.* to a training"
+    with pytest.raises(ValueError, match=f"{advice}, or with --grouping to multiposenet explain"):
         build_method(weights=file)
 
 

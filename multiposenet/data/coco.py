@@ -172,7 +172,7 @@ class CocoKeypoints(Dataset):
         if path is None:
             raise FileNotFoundError(
                 f"picture {name} (image {self.image_ids[index]}) is not there, looked for "
-                f"{' and '.join(map(str, paths))}; fetch the pictures or give their folder with pictures="
+                f"{' and '.join(map(str, paths))}; fetch them; in Python, pictures names another folder"
             )
         return path
 
@@ -268,7 +268,7 @@ def _find_annotations(root: Path, split: str, annotations: str | Path | None, la
                 return candidate
     raise FileNotFoundError(
         f"no annotation file, looked for {', '.join(map(str, plain))} and the same with .json.gz; "
-        "check root and split, or name the file with annotations="
+        "check --data and --split; in Python, annotations names another file"
     )
 
 
