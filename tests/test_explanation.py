@@ -412,7 +412,9 @@ def never(*arguments, **options):
 
 def test_labels_alone_are_explained_without_a_network(tmp_path, capsys):
     data = write_labels(tmp_path / "data", crowd())
+    before = sorted(data.rglob("*"))
     assert cli.main(["explain", "785", "--data", str(data)], never) == 0
+    assert sorted(data.rglob("*")) == before  # who only reads writes nothing beside the labels
     printed = capsys.readouterr().out
     assert "image 785, 200 x 240 pixels; labels as peaks and boxes: ground truth; grouped by set_assignment" in printed
     assert "By the labels" in printed

@@ -47,7 +47,8 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--grouping", metavar="FILE",
-        help="weights of a grouping, or of a whole model that has one; by default the network's own",
+        help="weights of a grouping, or of a whole model that has one; by default the network's own, for labels "
+        f"(--data) without --weights and --model the shipped {_SHIPPED}",
     )  # fmt: skip
     parser.add_argument("--assignment", choices=list(ASSIGNMENTS), help="the rule that decides, instead of its own")
     parser.add_argument(

@@ -84,7 +84,7 @@ def open_labels(data: str, split: str, image_id: int, skeleton: Skeleton) -> tup
     """
     if not Path(data).expanduser().is_dir():
         raise FileNotFoundError(f"no folder {data}; give --data a folder with annotations/ in it")
-    dataset = CocoKeypoints(data, split, skeleton, label_cache=True)
+    dataset = CocoKeypoints(data, split, skeleton)  # without a cache: who reads one picture's labels writes nothing
     known = dataset.image_ids
     if image_id not in known:
         there = f"{len(known):,} ids from {known[0]} to {known[-1]}" if known else "no pictures"
