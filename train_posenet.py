@@ -27,7 +27,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from multiposenet.bad_input import run_script
 from multiposenet.box_sources import label_boxes
-from multiposenet.checkpoint import load_weights, training_states
+from multiposenet.checkpoint import load_weights
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.loading import EpochBatches, open_loader
 from multiposenet.data.mpii import MPII_FORMAT, MpiiKeypoints
@@ -364,8 +364,8 @@ def train_phase(task: Task, method: PoseMethod, options: TrainOptions, folder: P
         passes=options.passes, patience=options.patience, keep=options.keep, save_seconds=options.save_seconds,
         watch=watch_in_tensorboard(folder) if options.tensorboard and is_first() else None,
     )  # fmt: skip
-    if options.resume and training_states(folder):
-        trainer.resume(folder)
+    if options.resume:
+        trainer.take_up()
 
     def loader(epoch: int, first_step: int) -> Iterator:
         pin_memory = device.type == "cuda"

@@ -29,6 +29,7 @@ from multiposenet.checkpoint import (
     save_training_state,
     save_weights,
     set_damaged_aside,
+    training_states,
 )
 from multiposenet.distributed import is_first, mean_over_processes, rank, share_buffers, wait_for_all, world_size
 from multiposenet.precision import in_precision
@@ -378,6 +379,17 @@ class Trainer:
             save_training_state(state, self.folder, self.step, self.keep)
         wait_for_all()
         self.saved = time.perf_counter()
+
+    def take_up(self) -> None:
+        """Goes on with the run in its own folder; with one that ended before its first training state, from the start.
+
+        Raises:
+            ValueError: see :meth:`resume`.
+        """
+        if training_states(self.folder):
+            self.resume(self.folder)
+        elif is_first():  # what was logged is done again
+            drop_rows(self.folder / LOG, after=0)
 
     def resume(self, folder: Path) -> None:
         """Takes up a run where its newest intact training state left it, in the middle of an epoch or after one.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
 from multiposenet.bad_input import run_script
-from multiposenet.checkpoint import learnt_parts, training_states
+from multiposenet.checkpoint import learnt_parts
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.grouping_outputs import OutputSamples, check_mirroring
 from multiposenet.data.grouping_samples import GroupingBatch, PictureAugmentation, PictureSamples
@@ -213,8 +213,8 @@ def train(options: PrnOptions, device: torch.device) -> Path:
         clip=options.clip,
         frozen=others,
     )
-    if options.resume and training_states(folder):
-        trainer.resume(folder)
+    if options.resume:
+        trainer.take_up()
     trainer.fit(
         lambda epoch, first_step: lessons.batches(epoch, options.seed * 1_000_003 + epoch, first_step),
         options.number_of_epoch,

@@ -170,6 +170,20 @@ def test_epochs_that_an_interruption_lost_are_not_logged_twice(tmp_path):
     assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
 
 
+def test_a_run_that_ended_between_its_log_and_its_first_state_is_begun_again_with_a_fresh_log(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_weights", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path).fit(batches, 2)
+    assert len(rows(tmp_path)) == 2
+    assert not training_states(tmp_path)
+    for epochs in (2, 3):  # from the start, then from where that ended
+        run = trainer(tmp_path)
+        run.take_up()
+        run.fit(batches, epochs)
+        assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"][:epochs]
+
+
 def test_resuming_a_finished_run_trains_nothing_more(tmp_path):
     trainer(tmp_path).fit(batches, 2)
     resumed = trainer(tmp_path)
