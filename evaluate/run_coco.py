@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
         if arguments.oracle:
             compare_oracles(arguments, predictor, scored, out)
     except UNREADABLE as error:
-        return refuse(PROGRAM, error)
+        return refuse(PROGRAM, error, out)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 UNREADABLE = (OSError, ValueError, ImportError)
@@ -13,9 +14,16 @@ REFUSED = 2
 """Exit status, as argparse has it."""
 
 
-def refuse(program: str, error: Exception) -> int:
-    """Says in one line what is wrong; the exit status."""
-    print(f"{program}: error: {in_one_line(error)}", file=sys.stderr)
+def refuse(program: str, error: Exception, out: Path | None = None) -> int:
+    """Says in one line what is wrong; the exit status.
+
+    Args:
+        program: as argparse calls it.
+        error: its message names the file or the option.
+        out: where results are written; named where the system's message names nothing, as that of a full disk.
+    """
+    place = f"{out}: " if out and isinstance(error, OSError) and error.errno and not error.filename else ""
+    print(f"{program}: error: {place}{in_one_line(error)}", file=sys.stderr)
     return REFUSED
 
 

@@ -261,7 +261,7 @@ def _predict(arguments: argparse.Namespace, load: Callable | None) -> int:
         done, failed, people = _write_poses(arguments, predictor, sources, output_names, ResultFiles(out, header))
     except UNREADABLE as error:
         print(f"results so far: {out}")
-        return refuse("multiposenet predict", error)
+        return refuse("multiposenet predict", error, out)
     print(f"{_count(people, 'person', 'people')} in {_count(done, 'picture', 'pictures')}", end="")
     print(f"; {failed} could not be read, see above" if failed else "")
     if timings := getattr(predictor, "timings", None):

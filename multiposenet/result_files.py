@@ -6,6 +6,7 @@ file, its size, boxes, named keypoints, the skeleton, the model, and the picture
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TextIO
@@ -50,10 +51,12 @@ class ResultFiles:
         self._failed.append(about)
 
     def __exit__(self, *exception: object) -> None:
-        self._predictions.write("\n]\n")
-        self._poses.write(f'\n ],\n "failed": {json.dumps(self._failed)}\n}}\n')
-        self._predictions.close()
-        self._poses.close()
+        # One after the other: a disk that is full for one must not cut the other short.
+        endings = {self._predictions: "\n]\n", self._poses: f'\n ],\n "failed": {json.dumps(self._failed)}\n}}\n'}
+        with contextlib.ExitStack() as closing:
+            for file, ending in endings.items():
+                closing.enter_context(file)
+                closing.callback(file.write, ending)
 
     def _append(self, file: TextIO, item: dict) -> None:
         text = json.dumps(item, allow_nan=False)

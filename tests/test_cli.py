@@ -420,6 +420,16 @@ def test_what_cannot_be_written_ends_with_status_two_and_keeps_what_was_done(tmp
         assert len(predictions) == len(poses["pictures"]) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
+@pytest.mark.parametrize(("full", "whole"), [("predictions.json", "poses.json"), ("poses.json", "predictions.json")])
+def test_a_full_disk_is_told_of_with_the_folder_and_leaves_the_other_file_whole(tmp_path, load, capsys, full, whole):
+    Path("out").mkdir()
+    Path("out", full).symlink_to("/dev/full")
+    assert cli.main(["predict", str(write_picture(tmp_path / "a.png")), "--out", "out"], load) == 2
+    assert "multiposenet predict: error: out: [Errno 28] No space left" in capsys.readouterr().err
+    assert json.loads(Path("out", whole).read_text())
+
+
 @pytest.fixture
 def run_coco():
     """The evaluation script as a module."""
