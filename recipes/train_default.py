@@ -34,6 +34,7 @@ from multiposenet.data.sources import SYNTHETIC_KINDS, TRAIN_SEED, VALIDATION_SE
 from multiposenet.engine import seed_everything
 from multiposenet.groupings import PART
 from multiposenet.methods import PoseMethod, build_method
+from multiposenet.options import OPTIONS_FILE
 from multiposenet.predictor import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -340,10 +341,15 @@ def grow(model: nn.Module, learnt: dict[str, Tensor]) -> None:
 
 
 def step(result: Path, script: str, *arguments: object, processes: int = 1) -> None:
-    """Runs one of the project's scripts, in one or more processes with one thread each, unless its result is there."""
+    """Runs one of the project's scripts, in one or more processes with one thread each, unless its result is there.
+
+    A training that was interrupted goes on.
+    """
     if result.exists():
         print(f"{script}: {result} is there")
         return
+    if (result.parent / OPTIONS_FILE).exists():  # of a training that was interrupted
+        arguments = (*arguments, "--resume", result.parent)
     launcher, environment = [], dict(os.environ)
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]

@@ -33,6 +33,19 @@ def test_a_data_set_is_named_once_with_the_people_who_were_ever_pasted_into_it()
     assert all_data([{"data": [drawn]}, {"data": drawn}]) == [drawn]
 
 
+def test_a_step_is_done_once_and_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    step = runpy.run_path(str(RECIPES / "train_default.py"))["step"]
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, **_: commands.append(command[2:]))
+    run, interrupted = tmp_path / "run", tmp_path / "interrupted"
+    for folder in (run, interrupted):
+        folder.mkdir()
+    (interrupted / "options.toml").touch()
+    for folder in (run, interrupted, run):
+        step(folder / "finished", "train_posenet.py", "--out", folder)
+    assert commands == [["--out", str(run)], ["--out", str(interrupted), "--resume", str(interrupted)]]
+
+
 def test_top_down_weights_say_what_their_backbone_had_seen(train_topdown, tmp_path):
     weights, backbone = (load_tensors(ASSETS / f"{name}_lite.safetensors")[1] for name in ("topdown", "multiposenet"))
     out = tmp_path / "new" / "topdown.safetensors"
