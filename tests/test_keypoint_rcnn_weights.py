@@ -68,7 +68,8 @@ def ours(file) -> PoseMethod:
 
 
 def pictures(n: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
-    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(0))
+    """Noise in which nothing is as good as something else but for rounding, as it is with some other seeds."""
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from multiposenet.bad_input import UNREADABLE
 from multiposenet.data.pictures import PictureError
 from multiposenet.distributed import rank, world_size
 
+_SIGNALS_TELL_THEIR_SENDER = hasattr(signal, "sigwaitinfo")
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -128,7 +130,7 @@ def open_loader(
     dataset: Dataset, batches: EpochBatches, collate: Callable[[Sequence], Any], workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """A loader of those batches."""
-    return DataLoader(
+    return _PatientLoader(
         DrawnPictures(dataset),
         batch_sampler=batches,
         collate_fn=collate,
@@ -140,10 +142,23 @@ def open_loader(
     )
 
 
+class _PatientLoader(DataLoader):
+    """A loader whose workers are born with SIGTERM blocked, and so are all threads that PyTorch starts in them."""
+
+    def __iter__(self) -> Iterator:
+        if not _SIGNALS_TELL_THEIR_SENDER:
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # or the workers fight over the cores
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _SIGNALS_TELL_THEIR_SENDER:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where workers do not inherit it
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
 
 
