@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     dice = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,7 +79,7 @@ def main() -> None:
 def run(options: list[str], out: Path, kill_after: float | None) -> int:
     """Trains in a process of its own, from where ``out`` stands; its exit status, negative when it was killed."""
     place = ["--resume", str(out), "--out", str(out)] if (out / "options.toml").exists() else ["--out", str(out)]
-    # A fork has everything imported; this process has never computed, so no thread is lost by it.
+    # A fork has everything imported; this process computes in one thread, so no other one is lost by it.
     child = os.fork()
     if child == 0:
         status = 1
