@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import io
 import json
 import statistics
@@ -29,7 +28,7 @@ from machine import describe, machine_facts
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from multiposenet.evaluation.backends import BACKENDS
+from multiposenet.evaluation.backends import BACKENDS, installed_backends
 from multiposenet.evaluation.coco import METRICS, evaluate_coco
 from multiposenet.evaluation.diagnosis import diagnose
 from multiposenet.skeletons import COCO_PERSON
@@ -93,17 +92,6 @@ def plain(truth: dict, predictions: list[dict]) -> dict[str, float]:
     return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
 
 
-def installed_backends() -> list[str]:
-    """The evaluation's backends that are there, each named as its package is; says which ones are not."""
-    installed = []
-    for name in BACKENDS:
-        if importlib.util.find_spec(name.replace("-", "_")) is None:
-            print(f"{name} is not installed and is left out; pip install -e '.[fast]' for it")
-        else:
-            installed.append(name)
-    return installed
-
-
 def measure(
     candidates: dict[str, Callable[[dict, list[dict]], object]], truth: dict, predictions: list[dict], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, object]]:
@@ -141,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def with_backend(backend: str) -> Callable[[dict, list[dict]], dict[str, float]]:
         return lambda people, found: evaluate_coco(people, found, backend=backend)
 
-    candidates: dict[str, Callable] = {REFERENCE: plain} | {name: with_backend(name) for name in installed_backends()}
+    installed = installed_backends()
+    for name in BACKENDS.keys() - set(installed):
+        print(f"{name} is not installed and is left out; pip install -e '.[fast]' for it")
+    candidates: dict[str, Callable] = {REFERENCE: plain} | {name: with_backend(name) for name in installed}
     if arguments.diagnosis:
         candidates["diagnosis"] = diagnose
     busy, wall, given = measure(candidates, truth, predictions, arguments.repeats)

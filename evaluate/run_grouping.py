@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from multiposenet import methods
-from multiposenet.cli import UNREADABLE
+from multiposenet.bad_input import UNREADABLE, refuse
 from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.sources import TRAIN_SEED, open_dataset, read_labels
 from multiposenet.data.synthetic import SyntheticPeople
@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             inputs |= detected_inputs(predictor, dataset)
         out = open_run_folder(arguments.out, "grouping")
     except UNREADABLE as error:
-        print(f"run_grouping.py: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("run_grouping.py", error)
 
     truth = dataset.ground_truth()
     crowding = crowding_classes(labels) if arguments.crowding else []

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from multiposenet.cli import UNREADABLE, add_predictor_arguments, load_predictor, positive_int, predictor_options
+from multiposenet.bad_input import UNREADABLE, refuse
+from multiposenet.cli import add_predictor_arguments, load_predictor, positive_int, predictor_options
 from multiposenet.data.mpii import MpiiKeypoints
-from multiposenet.data.pictures import PictureError
 from multiposenet.evaluation.mpii import predict_people, read_mat, score_mpii, table_lines, truth_of
 from multiposenet.runs import open_run_folder
 from multiposenet.skeletons import MPII
@@ -48,9 +48,8 @@ def main(argv: Sequence[str] | None = None, load: Callable | None = None) -> int
             }
         metrics = score_mpii(keypoints, truth)
         out = open_run_folder(arguments.out, "evaluate")
-    except (*UNREADABLE, PictureError) as error:
-        print(f"run_mpii.py: error: {error}", file=sys.stderr)
-        return 2
+    except UNREADABLE as error:
+        return refuse("run_mpii.py", error)
     savemat(out / "pred.mat", {"preds": keypoints + 1})
     (out / "metrics.json").write_text(json.dumps({"metrics": metrics, **facts}, indent=1) + "\n", encoding="utf-8")
     print(f"PCKh of {len(keypoints)} people in {len(dataset)} pictures, per cent")

@@ -61,7 +61,7 @@ class DetectionFile:
         # The same box twice is the same person twice, which no evaluation takes.
         _, first = np.unique(np.column_stack([pictures, table]), axis=0, return_index=True)
         for row in np.sort(first).tolist():
-            found[int(pictures[row])].append(row)
+            found[int(people[row]["image_id"])].append(row)  # a float holds no id of 63 bits
         self._rows = {image_id: table[rows] for image_id, rows in found.items()}
 
     def _refuse(self, number: int, wrong: str) -> NoReturn:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from multiposenet.bad_input import refuse
 from multiposenet.data.check.corrected_copy import CHANGES_FILE, CorrectedSplit, write_corrected
 from multiposenet.data.check.findings import Severity
 from multiposenet.data.check.page import write_page
@@ -19,8 +19,8 @@ from multiposenet.data.formats import FORMATS
 from multiposenet.data.picture_copies import WAYS
 from multiposenet.skeletons import get_skeleton
 
-FOUND, UNUSABLE = 1, 2
-"""Exit statuses beside 0: something as bad as ``--fail-on`` was found; the input cannot be used at all."""
+FOUND = 1
+"""Exit status when something as bad as ``--fail-on`` was found."""
 
 
 def add_data_commands(commands: argparse._SubParsersAction) -> None:
@@ -107,8 +107,7 @@ def _check(arguments: argparse.Namespace, load: Callable | None = None) -> int:
             corrected = write_corrected(report.splits, arguments.source, arguments.fix, skeleton)
             print("\n".join(_corrected_lines(corrected, Path(arguments.fix))))
     except (OSError, ValueError) as error:
-        print(f"multiposenet data check: error: {error}", file=sys.stderr)
-        return UNUSABLE
+        return refuse("multiposenet data check", error)
     return FOUND if report.fails(Severity[arguments.fail_on.upper()]) else 0
 
 
@@ -120,8 +119,7 @@ def _convert(arguments: argparse.Namespace, load: Callable | None = None) -> int
         splits = read_any(arguments.kind, source, arguments.split, skeleton, arguments.category, pictures)
         notes = write_any(arguments.to, splits, out, arguments.place)
     except (OSError, ValueError) as error:
-        print(f"multiposenet data convert: error: {error}", file=sys.stderr)
-        return UNUSABLE
+        return refuse("multiposenet data convert", error)
     for split in splits:
         print(f"{split.name}: {len(split.images):,} pictures, {len(split.annotations):,} people")
     print("\n".join(f"note: {note}" for note in notes))

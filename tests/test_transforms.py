@@ -12,10 +12,10 @@ from multiposenet.data.coco import CocoKeypoints
 from multiposenet.data.transforms import (
     PADDING_COLOUR,
     Letterbox,
+    RandomColours,
     RandomPersonCrop,
     example_from_sample,
     letterbox_image,
-    random_colours,
     training_transform,
     warp_boxes,
     warp_example,
@@ -411,7 +411,7 @@ def test_colours_change_the_picture_and_nothing_else():
         person_mask=np.ones((120, 160), bool),
     )
     torch.manual_seed(0)
-    changed = random_colours()(example)
+    changed = RandomColours()(example)
     assert (np.asarray(changed["image"]) != np.asarray(example["image"])).any()
     for key, value in example.items():
         if key != "image":

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from multiposenet.crops import CropRule
 from multiposenet.data.pending import PendingCrop, stack_images
 from multiposenet.data.picture_cache import CachedSamples
-from multiposenet.data.transforms import Picture, random_colours, uniform, warp_image
+from multiposenet.data.transforms import Picture, RandomColours, uniform, warp_image
 from multiposenet.data.whole_image import SampleSource
 from multiposenet.geometry import CropWindow
 from multiposenet.skeletons import Skeleton
@@ -96,7 +96,7 @@ class PersonCropDataset(Dataset):
         self.picture = picture
         self._people = labelled_people(source)
         self._upper = np.array(upper_body(skeleton))
-        self._colours = random_colours() if augmentation is not None and augmentation.colours else None
+        self._colours = RandomColours() if augmentation is not None and augmentation.colours else None
 
     def __len__(self) -> int:
         return len(self.source) if self._people is None else len(self._people)

@@ -32,7 +32,8 @@ from multiposenet.structures import Sample
 PADDING_COLOUR = (124, 116, 104)
 """RGB outside the picture: ImageNet's mean, about zero after normalisation, like a convolution's own padding."""
 
-_MASKS = ("person_mask", "ignore_mask", "unknown_mask")
+MASKS = ("person_mask", "ignore_mask", "unknown_mask")
+"""Fields of a sample, of an example and of ``PoseTargets``."""
 
 
 Picture = Image.Image | PendingImage
@@ -57,7 +58,7 @@ def example_from_sample(sample: Sample, picture: Callable[[np.ndarray], Picture]
     masks = (sample.person_mask, sample.ignore_mask, sample.unknown)
     return {
         "image": picture(sample.image),
-        **{key: tv_tensors.Mask(torch.from_numpy(mask)) for key, mask in zip(_MASKS, masks, strict=True)},
+        **{key: tv_tensors.Mask(torch.from_numpy(mask)) for key, mask in zip(MASKS, masks, strict=True)},
         "keypoints": torch.from_numpy(labels.keypoints),
         "visibility": torch.from_numpy(labels.visibility),
         "boxes": torch.from_numpy(labels.boxes),
@@ -362,11 +363,6 @@ OWN_TRANSFORMS = (RandomPersonCrop, Letterbox, RandomColours)
 """Those that know pictures whose pixels are pending."""
 
 
-def random_colours() -> v2.Transform:
-    """See :class:`RandomColours`."""
-    return RandomColours()
-
-
 def _by_chance(probability: float) -> bool:
     return bool(torch.rand(1) < probability)
 
@@ -380,9 +376,9 @@ def training_transform(
     colours: bool = True,
     skeleton: Skeleton = COCO_PERSON,
 ) -> v2.Transform:
-    """:class:`RandomPersonCrop`, then, with ``colours``, :func:`random_colours`."""
+    """:class:`RandomPersonCrop`, then, with ``colours``, :class:`RandomColours`."""
     crop = RandomPersonCrop(size, reference, scale=scale, rotation=rotation, flip=flip, skeleton=skeleton)
-    return v2.Compose([crop, random_colours()]) if colours else crop
+    return v2.Compose([crop, RandomColours()]) if colours else crop
 
 
 def uniform(low: float, high: float) -> float:
@@ -392,13 +388,13 @@ def uniform(low: float, high: float) -> float:
 
 def _warped_pixels(example: dict, window: CropWindow, ignored: Tensor, spared: Tensor) -> dict:
     """The example with picture and masks in a window; boxes [B, 4] become ignored, but for boxes [S, 4] in them."""
-    image, masks = warp_image(example["image"], window), [example[key] for key in _MASKS]
+    image, masks = warp_image(example["image"], window), [example[key] for key in MASKS]
     if isinstance(image, PendingCrop):
-        rest = {key: value for key, value in example.items() if key not in _MASKS}
+        rest = {key: value for key, value in example.items() if key not in MASKS}
         return {**rest, "image": image, "masks": PendingMasks.of(masks, window, ignored, spared)}
     person, ignore, unknown = warp_masks(masks, window)
     _ignore_boxes(ignore, ignored, except_for=spared)
-    warped = zip(_MASKS, (person, ignore, unknown), strict=True)
+    warped = zip(MASKS, (person, ignore, unknown), strict=True)
     return {**example, "image": image, **{key: tv_tensors.Mask(mask) for key, mask in warped}}
 
 

@@ -14,11 +14,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from multiposenet.data.pending import PendingCrop, PendingTargets, stack_images
-from multiposenet.data.transforms import OWN_TRANSFORMS, Picture, example_from_sample
+from multiposenet.data.transforms import MASKS, OWN_TRANSFORMS, Picture, example_from_sample
 from multiposenet.skeletons import Skeleton
 from multiposenet.structures import Batch, PoseTargets, Sample
-
-_MASKS = ("person_mask", "ignore_mask", "unknown_mask")
 
 
 class SampleSource(Protocol):
@@ -133,7 +131,7 @@ def collate(examples: Sequence[dict]) -> Batch:
     if "masks" in examples[0]:
         targets = PendingTargets.of([example["masks"] for example in examples], stride, **people)
     else:
-        targets = PoseTargets(**people, **{key: stacked(key) for key in _MASKS}, stride=stride)
+        targets = PoseTargets(**people, **{key: stacked(key) for key in MASKS}, stride=stride)
     images = stack_images([example["image"] for example in examples])
     return Batch(images, targets, names=tuple(example["name"] for example in examples))
 
@@ -158,8 +156,8 @@ def _finish(example: dict, stride: int) -> dict:
 
 def _cells(example: dict, stride: int) -> dict:
     """The three masks in cells: shares of person, and flags."""
-    person, ignore, unknown = (_cell_shares(example[key].as_subclass(Tensor), stride) for key in _MASKS)
-    return dict(zip(_MASKS, (person, ignore >= 0.5, unknown >= 0.5), strict=True))
+    person, ignore, unknown = (_cell_shares(example[key].as_subclass(Tensor), stride) for key in MASKS)
+    return dict(zip(MASKS, (person, ignore >= 0.5, unknown >= 0.5), strict=True))
 
 
 def _cell_shares(mask: Tensor, stride: int) -> Tensor:

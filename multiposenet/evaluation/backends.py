@@ -59,7 +59,12 @@ class Curves:
 
 def default_backend() -> str:
     """``faster-coco-eval`` where it is installed, else ``pycocotools``."""
-    return "pycocotools" if importlib.util.find_spec("faster_coco_eval") is None else "faster-coco-eval"
+    return installed_backends()[-1]
+
+
+def installed_backends() -> list[str]:
+    """Those of :data:`BACKENDS` that are there; each is named as its package is."""
+    return [name for name in BACKENDS if importlib.util.find_spec(name.replace("-", "_")) is not None]
 
 
 def measure(
@@ -152,6 +157,7 @@ def _faster_coco_eval(truth: dict, found: dict) -> object:
 
 
 BACKENDS = {"pycocotools": _pycocotools, "faster-coco-eval": _faster_coco_eval}
+"""The evaluators by name, the preferred one last."""
 
 
 def _people(truth: GroundTruth) -> list[dict]:

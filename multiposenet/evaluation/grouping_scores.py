@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from multiposenet.decode.grouping import GroupedPeople
-from multiposenet.evaluation.coco import evaluate_coco, person_category_id
+from multiposenet.evaluation.coco import evaluate_coco
+from multiposenet.evaluation.ground_truth import person_category_id
 from multiposenet.evaluation.grouping_inputs import BestPoses, GroupingInput
 from multiposenet.geometry import pairwise_iou
 from multiposenet.skeletons import Skeleton

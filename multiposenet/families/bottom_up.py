@@ -7,16 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from multiposenet.anchors import MAX_LOG_SCALE, AnchorGrid, TorchvisionAnchorGrid
-from multiposenet.data.pending import PICTURES
-from multiposenet.data.transforms import Letterbox, training_transform
-from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
+from multiposenet.data.whole_image import collate
 from multiposenet.decode.boxes import BoxDecoder
 from multiposenet.decode.chain import ChainDecoder
 from multiposenet.decode.refinement import Refinement
 from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView
+from multiposenet.families.whole_pictures import picture_examples
 from multiposenet.groupings import make_grouping
 from multiposenet.heatmap import HeatmapCodec, PixelPeakCodec
 from multiposenet.inference.settings import RunnerSettings
@@ -257,16 +255,6 @@ DETECTION = Task(
 JOINT = Task("joint", _losses_of(*TASKS), ("prn",))
 
 
-def _examples(source: SampleSource, decoder: ChainDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
-    """Pictures, or random crops of them, with everybody in them."""
-    picture = PICTURES[view.augment_on]
-    if not view.augment:
-        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton), picture=picture)
-    crop = view.crop or view.image_size
-    transform = training_transform(crop, view.image_size, view.scale, view.rotation, view.flip, view.colours, skeleton)
-    return WholeImageDataset(source, transform, picture=picture)
-
-
 def _run(model: nn.Module, decoder: ChainDecoder, settings: RunnerSettings) -> WholePictures:
     return WholePictures(model, decoder, settings, _detect)
 
@@ -293,7 +281,7 @@ FAMILY = Family(
             "joint": (JOINT,),
         },
         view=lambda decoder: TrainingView(image_size=480, scale=(0.8, 1.2), rotation=40.0, flip=0.5, colours=True),
-        examples=_examples,
+        examples=picture_examples,
         collate=collate,
         unused=OF_ONE_PERSON,
     ),

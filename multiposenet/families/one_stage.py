@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
-from torch.utils.data import Dataset
 
-from multiposenet.data.pending import PICTURES
-from multiposenet.data.transforms import Letterbox, training_transform
-from multiposenet.data.whole_image import SampleSource, WholeImageDataset, collate
+from multiposenet.data.whole_image import collate
 from multiposenet.decode.rois import RoiDecoder
 from multiposenet.families.family import OF_ONE_PERSON, Family, Task, Teaching, TrainingView
+from multiposenet.families.whole_pictures import picture_examples
 from multiposenet.importers.torchvision_keypoint_rcnn import PUBLISHED, fetch_published, seed
 from multiposenet.inference.roi_pictures import RoiPictures
 from multiposenet.models.backbones import Backbone
@@ -120,16 +118,6 @@ def onestage_resnet101(skeleton: Skeleton, **options) -> tuple[KeypointRCNN, Roi
 JOINT = Task("joint", lambda model, batch: model(batch.images, batch.targets, find=False)[1])
 
 
-def _examples(source: SampleSource, decoder: RoiDecoder, skeleton: Skeleton, view: TrainingView) -> Dataset:
-    """Pictures of a random size that fit whole into the crop, unless the view says otherwise."""
-    picture = PICTURES[view.augment_on]
-    if not view.augment:
-        return WholeImageDataset(source, Letterbox(view.image_size, skeleton=skeleton), picture=picture)
-    crop = view.crop or view.image_size
-    transform = training_transform(crop, view.image_size, view.scale, view.rotation, view.flip, view.colours, skeleton)
-    return WholeImageDataset(source, transform, picture=picture)
-
-
 IMAGE_SIZE = 1056
 """Of the long side: pictures of 4:3 are 792 pixels high with it.
 
@@ -150,7 +138,7 @@ FAMILY = Family(
     teaching=Teaching(
         tasks={"joint": (JOINT,)},
         view=lambda decoder: VIEW,
-        examples=_examples,
+        examples=picture_examples,
         collate=collate,
         unused=OF_ONE_PERSON,
     ),
